@@ -1,0 +1,127 @@
+package cloudprovider
+
+import (
+	"context"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+)
+
+// Provider launches, finds and terminates the instances of one controller. All
+// methods are safe for concurrent use. Their errors are *Error, but for those
+// of an ended context: see KindOf.
+type Provider interface {
+	// Create launches one instance, or returns the one that an earlier call
+	// with the same ClientToken launched. It returns as soon as the cloud has
+	// accepted the launch; the instance has its ID and its private addresses
+	// then, and is usually Pending.
+	//
+	// When the error's kind is Definite, nothing was launched and nothing will
+	// be, and the token must not be used for another request. Otherwise an
+	// instance may exist: repeat the call with the same token, or find it in
+	// List by its token. Terminated means that the token's instance existed
+	// and was terminated.
+	//
+	// Called by the lifecycle controller only, after it wrote req.Launch down.
+	Create(ctx context.Context, req LaunchRequest) (*Instance, error)
+
+	// Get reads one instance. NotFound: the cloud does not know it (yet, or
+	// any more), or it is not ours. A terminated instance that the cloud still
+	// remembers is returned, with that state.
+	Get(ctx context.Context, id string) (*Instance, error)
+
+	// List reads all instances of this controller that the cloud still knows,
+	// terminated ones included, in no particular order. It costs one (paged)
+	// request whatever the number of instances.
+	List(ctx context.Context) ([]Instance, error)
+
+	// Delete asks the cloud to terminate the instance and returns when it
+	// agreed, not when the instance is gone. It returns nil for an instance
+	// that is already being terminated or is terminated, and NotFound for one
+	// that the cloud does not know: it is gone, or too young to be seen.
+	Delete(ctx context.Context, id string) error
+}
+
+// ZoneLister is an optional ability of a Provider.
+type ZoneLister interface {
+	// Zones returns the zones in which an instance can be launched just now,
+	// sorted. A zone whose subnets were found full is missing from the answer
+	// until addresses may be free again. It answers from memory but for a
+	// refresh every few minutes.
+	Zones(ctx context.Context) ([]string, error)
+}
+
+// LaunchRequest is everything that an instance is made of. Two requests with
+// the same ClientToken are the same request.
+type LaunchRequest struct {
+	// ClientToken makes Create idempotent; at most 64 ASCII characters.
+	ClientToken string
+
+	CellName string
+	CellUID  types.UID
+	// Pod is nil for a standby cell.
+	Pod *v1beta1.PodReference
+
+	// Launch is the offering: instance type, zone (empty: any), capacity type,
+	// architecture.
+	Launch v1beta1.LaunchStatus
+
+	// UserData is what the instance reads about itself; not encoded, and not
+	// secret.
+	UserData []byte
+
+	// VolumeGiB is the size of the root volume; 0 means the provider's default.
+	VolumeGiB int32
+
+	// CPU is the pod's effective request, by which the provider decides how a
+	// burstable instance may use CPU above its baseline.
+	CPU resource.Quantity
+
+	Instance v1beta1.InstanceSettings
+}
+
+// State is where the cloud says that an instance is.
+type State string
+
+const (
+	StatePending      State = "pending"
+	StateRunning      State = "running"
+	StateStopping     State = "stopping"
+	StateStopped      State = "stopped"
+	StateShuttingDown State = "shutting-down"
+	StateTerminated   State = "terminated"
+)
+
+// Alive reports that the instance runs or is about to.
+func (s State) Alive() bool { return s == StatePending || s == StateRunning }
+
+// Instance is one machine as the cloud sees it.
+type Instance struct {
+	ID string
+
+	// CellName, CellUID and ClientToken are what the instance was launched
+	// with. CellUID, not the name, says whose it is.
+	CellName    string
+	CellUID     types.UID
+	ClientToken string
+
+	State State
+	// StateReason is the cloud's word for why it is stopped or terminated.
+	StateReason string
+
+	InstanceType string
+	Zone         string
+	CapacityType v1beta1.CapacityType
+
+	// PrimaryIP is the instance's own address and PodIP the pod's, both
+	// private; empty once terminated. PublicIP may come some seconds later
+	// than the others, or never.
+	PrimaryIP string
+	PodIP     string
+	PublicIP  string
+
+	LaunchTime time.Time
+}
