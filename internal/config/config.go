@@ -1,0 +1,148 @@
+// Package config reads provider.yaml, the one file that says which cloud Kip
+// uses, how large its virtual node looks and how its cells are made.
+//
+// The key names are those that users of Kip know since its first version. An
+// unknown key is an error that names the key: a setting that is silently
+// ignored is worse than one that is refused.
+package config
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Config is the content of provider.yaml after defaults were set.
+type Config struct {
+	Cloud   Cloud   `json:"cloud"`
+	Kubelet Kubelet `json:"kubelet"`
+	Cells   Cells   `json:"cells"`
+}
+
+// Cloud names the cloud; exactly one must be given. Today there is one.
+type Cloud struct {
+	AWS *AWS `json:"aws,omitempty"`
+}
+
+// AWS says where on AWS cells are launched and with which credentials.
+type AWS struct {
+	Region string `json:"region"`
+
+	// AccessKeyID and SecretAccessKey are for tests and small set-ups. Empty
+	// means the SDK's default chain: on EKS, the role of the service account.
+	AccessKeyID     string `json:"accessKeyID,omitempty"`
+	SecretAccessKey string `json:"secretAccessKey,omitempty"`
+
+	// VPCID defaults to the VPC of the subnets.
+	VPCID string `json:"vpcID,omitempty"`
+
+	// SubnetID is one subnet ID or several separated by commas. Empty means
+	// every subnet of the VPC.
+	SubnetID string `json:"subnetID,omitempty"`
+
+	// EndpointURL replaces EC2's endpoint, for an EC2-compatible one.
+	EndpointURL string `json:"endpointURL,omitempty"`
+
+	// InsecureTLSSkipVerify accepts any certificate of that endpoint.
+	InsecureTLSSkipVerify bool `json:"insecureTLSSkipVerify,omitempty"`
+}
+
+// Kubelet says what the virtual node looks like in the cluster.
+type Kubelet struct {
+	// CPU, Memory and Pods are the virtual node's capacity: how much work the
+	// scheduler may give to Kip. Capacity adds further resources or overrides.
+	CPU      resource.Quantity   `json:"cpu,omitempty"`
+	Memory   resource.Quantity   `json:"memory,omitempty"`
+	Pods     resource.Quantity   `json:"pods,omitempty"`
+	Capacity corev1.ResourceList `json:"capacity,omitempty"`
+
+	// Labels are added to the virtual node.
+	Labels map[string]string `json:"labels,omitempty"`
+
+	// ClusterDNS are the addresses of the cluster's DNS servers; ClusterDomain
+	// its domain, "cluster.local" by default.
+	ClusterDNS    []string `json:"clusterDNS,omitempty"`
+	ClusterDomain string   `json:"clusterDomain,omitempty"`
+}
+
+// Cells says how instances are made.
+type Cells struct {
+	// BootImageSpec selects the machine image; the newest match wins.
+	BootImageSpec BootImageSpec `json:"bootImageSpec,omitempty"`
+
+	// DefaultInstanceType is for pods that say nothing about type or resources.
+	DefaultInstanceType string `json:"defaultInstanceType,omitempty"`
+
+	// DefaultVolumeSize is the root volume's size ("15Gi").
+	DefaultVolumeSize resource.Quantity `json:"defaultVolumeSize,omitempty"`
+
+	// ExtraCIDRs may reach cells besides the VPC's own.
+	ExtraCIDRs []string `json:"extraCIDRs,omitempty"`
+
+	// ExtraSecurityGroups are IDs of groups that every cell gets.
+	ExtraSecurityGroups []string `json:"extraSecurityGroups,omitempty"`
+
+	// Nametag is the value of the tag KipNametag and the start of instance names.
+	Nametag string `json:"nametag,omitempty"`
+
+	// StatusInterval is how often cells report what they see.
+	StatusInterval metav1.Duration `json:"statusInterval,omitempty"`
+
+	// PrivateIPOnly: cells get no public address.
+	PrivateIPOnly bool `json:"privateIPOnly,omitempty"`
+
+	// DefaultIAMPermissions is the ARN of the instance profile that cells get
+	// by default.
+	DefaultIAMPermissions string `json:"defaultIAMPermissions,omitempty"`
+
+	// BootTimeout is how long an instance may take from launch to enrolment.
+	BootTimeout metav1.Duration `json:"bootTimeout,omitempty"`
+
+	// SandboxImage is the pause image that cells use.
+	SandboxImage string `json:"sandboxImage,omitempty"`
+
+	// RegistryMirrors are asked before the registries that images name.
+	RegistryMirrors []RegistryMirror `json:"registryMirrors,omitempty"`
+}
+
+// RegistryMirror is an endpoint asked first for the images of some hosts.
+type RegistryMirror struct {
+	// Hosts are registry hosts ("docker.io"); "_default" means every other.
+	Hosts []string `json:"hosts"`
+	// Endpoint is the mirror's URL.
+	Endpoint string `json:"endpoint"`
+}
+
+// BootImageSpec selects images as EC2's DescribeImages does. ImageIDs,
+// Owners and ExecutableUsers are space or comma separated lists; Filters is a
+// space separated list of name=value pairs.
+type BootImageSpec struct {
+	Owners          string `json:"owners,omitempty"`
+	ExecutableUsers string `json:"executableUsers,omitempty"`
+	Filters         string `json:"filters,omitempty"`
+	ImageIDs        string `json:"imageIDs,omitempty"`
+}
+
+// The defaults, each with its reason.
+const (
+	// defaultVolumeSize holds the cell's own files (about 1 GiB) and ordinary
+	// images; gp3 costs USD 0.08 per GiB and month in us-east-1.
+	defaultVolumeSize = "10Gi"
+	// defaultStatusInterval is the interval at which a kubelet's metrics are
+	// usually scraped.
+	defaultStatusInterval = 15 * time.Second
+	// defaultBootTimeout: an EC2 instance that did not boot after five minutes
+	// does not boot.
+	defaultBootTimeout   = 5 * time.Minute
+	defaultClusterDomain = "cluster.local"
+	defaultNametag       = "kip"
+	// defaultSandboxImage is what the pause image is called by Kubernetes 1.36.
+	defaultSandboxImage = "registry.k8s.io/pause:3.10.1"
+	// The virtual node's size bounds what the scheduler gives to Kip, not what
+	// it costs; instances are launched for pods only.
+	defaultCPU    = "5000"
+	defaultMemory = "20Ti"
+	defaultPods   = "5000"
+)

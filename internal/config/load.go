@@ -1,0 +1,145 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// Load reads and checks a provider.yaml. Errors name the file, the key and
+// what is allowed; all that is wrong is reported at once.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the provider configuration: %w", err)
+	}
+	c, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("provider configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// Parse is Load on bytes.
+func Parse(data []byte) (*Config, error) {
+	js, err := yaml.YAMLToJSONStrict(data)
+	if err != nil {
+		return nil, err
+	}
+	// encoding/json would take a key in any case and say nothing of its path.
+	c := &Config{}
+	unknown, err := json.UnmarshalStrict(js, c)
+	if err != nil {
+		return nil, err
+	}
+	for i, err := range unknown {
+		unknown[i] = fmt.Errorf("%w: remove the key or correct its name (docs/configuration.md lists all keys)", err)
+	}
+	if len(unknown) > 0 {
+		return nil, errors.Join(unknown...)
+	}
+	c.setDefaults()
+	return c, c.validate()
+}
+
+func (c *Config) setDefaults() {
+	quantity := func(q *resource.Quantity, value string) {
+		if q.IsZero() {
+			*q = resource.MustParse(value)
+		}
+	}
+	text := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	quantity(&c.Kubelet.CPU, defaultCPU)
+	quantity(&c.Kubelet.Memory, defaultMemory)
+	quantity(&c.Kubelet.Pods, defaultPods)
+	quantity(&c.Cells.DefaultVolumeSize, defaultVolumeSize)
+	text(&c.Kubelet.ClusterDomain, defaultClusterDomain)
+	text(&c.Cells.Nametag, defaultNametag)
+	text(&c.Cells.SandboxImage, defaultSandboxImage)
+	if c.Cells.StatusInterval.Duration == 0 {
+		c.Cells.StatusInterval.Duration = defaultStatusInterval
+	}
+	if c.Cells.BootTimeout.Duration == 0 {
+		c.Cells.BootTimeout.Duration = defaultBootTimeout
+	}
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+
+	if c.Cloud.AWS == nil {
+		bad("cloud", "name the cloud: cloud.aws with at least a region")
+	} else {
+		c.Cloud.AWS.validate(bad)
+	}
+	for name, q := range c.Kubelet.Capacity {
+		if q.Sign() < 0 {
+			bad("kubelet.capacity."+string(name), "%s is negative", q.String())
+		}
+	}
+	for _, ip := range c.Kubelet.ClusterDNS {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			bad("kubelet.clusterDNS", "%q is not an IP address", ip)
+		}
+	}
+	for _, cidr := range c.Cells.ExtraCIDRs {
+		if _, err := netip.ParsePrefix(cidr); err != nil {
+			bad("cells.extraCIDRs", "%q is not a CIDR such as 10.0.0.0/8", cidr)
+		}
+	}
+	if c.Cells.DefaultVolumeSize.Cmp(resource.MustParse("1Gi")) < 0 {
+		bad("cells.defaultVolumeSize", "%s is less than 1Gi", c.Cells.DefaultVolumeSize.String())
+	}
+	if c.Cells.BootTimeout.Duration < 0 || c.Cells.StatusInterval.Duration < 0 {
+		bad("cells", "bootTimeout and statusInterval must not be negative")
+	}
+	for i, m := range c.Cells.RegistryMirrors {
+		key := fmt.Sprintf("cells.registryMirrors[%d]", i)
+		if u, err := url.Parse(m.Endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			bad(key+".endpoint", "%q is not an http or https URL", m.Endpoint)
+		}
+		if len(m.Hosts) == 0 {
+			bad(key+".hosts", "name at least one registry host, or _default")
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *AWS) validate(bad func(key, format string, args ...any)) {
+	if a.Region == "" {
+		bad("cloud.aws.region", "is required, for example us-west-2")
+	}
+	if (a.AccessKeyID == "") != (a.SecretAccessKey == "") {
+		bad("cloud.aws", "accessKeyID and secretAccessKey go together; give both or neither")
+	}
+	if a.VPCID == "" && a.SubnetID == "" {
+		bad("cloud.aws", "give subnetID, or vpcID to use all of its subnets")
+	}
+	if a.EndpointURL != "" {
+		if u, err := url.Parse(a.EndpointURL); err != nil || u.Host == "" {
+			bad("cloud.aws.endpointURL", "%q is not a URL", a.EndpointURL)
+		}
+	}
+}
+
+// SubnetIDs are the entries of SubnetID.
+func (a *AWS) SubnetIDs() []string { return Fields(a.SubnetID) }
+
+// Fields splits a list whose entries are separated by commas or white space.
+func Fields(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
+}
