@@ -69,7 +69,7 @@ func (r *Region) newQuery(req v1beta1.Requirements, opts Options) *query {
 	if opts.PublicIPv4 {
 		q.publicIPv4USD = publicIPv4USD
 	}
-	q.volumeUSD = r.gp3USD() * float64(cmp.Or(req.VolumeGiB, opts.DefaultVolumeGiB, DefaultVolumeGiB)) / hoursPerMonth
+	q.volumeUSD = round(r.gp3USD() * float64(cmp.Or(req.VolumeGiB, opts.DefaultVolumeGiB, DefaultVolumeGiB)) / hoursPerMonth)
 
 	if len(r.Zones) > 0 {
 		for i, name := range r.Zones {
@@ -118,8 +118,8 @@ func (q *query) cost(e *entry, ct v1beta1.CapacityType) (Cost, bool) {
 		return Cost{}, false
 	}
 	return Cost{
-		Instance: usd, Estimated: estimated,
-		Surplus: e.surplus(q.cpuMillis), Volume: q.volumeUSD, PublicIPv4: q.publicIPv4USD,
+		Instance: round(usd), Estimated: estimated,
+		Surplus: round(e.surplus(q.cpuMillis)), Volume: q.volumeUSD, PublicIPv4: q.publicIPv4USD,
 	}, true
 }
 
@@ -148,8 +148,8 @@ func (r *Region) Offerings(req v1beta1.Requirements, opts Options) Result {
 	var candidates []candidate
 	for i := range r.entries {
 		e := &r.entries[i]
-		if c := q.firstFailed(e); c != nil {
-			counts.add(c, e)
+		if i := q.firstFailed(e); i >= 0 {
+			counts.add(i, e)
 			continue
 		}
 		for _, ct := range q.capacityTypes {

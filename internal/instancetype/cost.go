@@ -26,9 +26,8 @@ const (
 )
 
 // DefaultVolumeGiB is the root volume's size where neither pod nor
-// configuration says one: the size of the EKS-optimized image, below which
-// such an instance cannot be launched.
-const DefaultVolumeGiB = 20
+// configuration says one: the configuration's own default.
+const DefaultVolumeGiB = 10
 
 // Cost is the price of an offering, in USD per hour, by what it is paid for.
 type Cost struct {
@@ -43,14 +42,20 @@ type Cost struct {
 	Estimated bool `json:"estimated,omitempty"`
 }
 
-// Total is the sum, rounded to millionths so that equal prices compare equal.
+// Total is the sum.
 func (c Cost) Total() float64 {
 	return float64(c.micros()) / 1e6
 }
 
+// micros is the sum in millionths of a USD: equal prices compare equal.
 func (c Cost) micros() int64 {
-	return int64(math.Round((c.Instance + c.Surplus + c.Volume + c.PublicIPv4) * 1e6))
+	return micros(c.Instance) + micros(c.Surplus) + micros(c.Volume) + micros(c.PublicIPv4)
 }
+
+func micros(usd float64) int64 { return int64(math.Round(usd * 1e6)) }
+
+// round drops what is below a millionth of a USD.
+func round(usd float64) float64 { return float64(micros(usd)) / 1e6 }
 
 // surplus is what the pod's CPU request costs by the hour above the baseline
 // of a burstable type: such cells run in unlimited mode, since a request is a

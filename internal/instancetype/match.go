@@ -28,6 +28,9 @@ func isExact(p string) bool { return !strings.ContainsAny(p, `*?[\!`) }
 // matches says whether the name is accepted by the patterns: no "!" pattern
 // matches it, and one of the others does, if there are others.
 func matches(patterns []string, name string) bool {
+	if len(patterns) == 0 {
+		return true
+	}
 	name = strings.ToLower(name)
 	accepted, positive := false, false
 	for _, p := range patterns {

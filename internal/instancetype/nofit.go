@@ -103,7 +103,7 @@ func (q *query) firstReturn() time.Time {
 		if !ok {
 			continue
 		}
-		if c := q.firstFailed(e); c == nil || c.reason != ReasonUnavailable {
+		if i := q.firstFailed(e); i < 0 || checks[i].reason != ReasonUnavailable {
 			continue
 		}
 		relevant := slices.Contains(q.capacityTypes, k.CapacityType) &&
@@ -117,16 +117,23 @@ func (q *query) firstReturn() time.Time {
 
 // describe is the request in words.
 func (q *query) describe() string {
-	s := fmt.Sprintf("%s vCPUs and %s of memory", formatCPU(q.cpuMillis), formatMiB(q.memoryMiB))
+	s := formatCPU(q.cpuMillis) + " and " + formatMiB(q.memoryMiB) + " of memory"
 	if q.req.GPUs > 0 {
-		s += fmt.Sprintf(" and %d GPUs", q.req.GPUs)
+		s += " and " + plural(strconv.Itoa(int(q.req.GPUs)), "GPU")
 	}
 	return s
 }
 
-// formatCPU is thousandths of a CPU as a decimal number.
+// formatCPU is "0.5 vCPUs", "1 vCPU".
 func formatCPU(millis int64) string {
-	return strconv.FormatFloat(float64(millis)/1000, 'f', -1, 64)
+	return plural(strconv.FormatFloat(float64(millis)/1000, 'f', -1, 64), "vCPU")
+}
+
+func plural(number, noun string) string {
+	if number != "1" {
+		noun += "s"
+	}
+	return number + " " + noun
 }
 
 // formatMiB chooses the unit that leaves at most two decimals.

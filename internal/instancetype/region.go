@@ -19,7 +19,7 @@ type Region struct {
 	// knows none: then every type is taken to be offered in every zone.
 	Zones []string
 
-	entries   []entry // by name
+	entries   []entry // by price: choosing then has little to sort
 	byName    map[string]*entry
 	catalogue *Catalogue
 }
@@ -32,6 +32,7 @@ type entry struct {
 	spotUSD      float64 // average over zones; 0 unknown
 	podMemoryMiB int64
 	generation   int
+	flex         bool // guarantees a part of its CPU only
 }
 
 // regionFile is the format of data/regions. A row is [on-demand USD per hour,
@@ -64,6 +65,7 @@ func newRegion(name string, raw []byte, c *Catalogue) (*Region, error) {
 		e := entry{
 			InstanceType: t, onDemandUSD: row[0], zones: uint64(row[1]), spotUSD: row[2],
 			podMemoryMiB: t.PodMemoryMiB(), generation: generation(typeName),
+			flex: strings.Contains(typeName, "-flex."),
 		}
 		if row[0] < 0 || row[2] < 0 || bits.Len64(e.zones) > len(f.Zones) {
 			return nil, fmt.Errorf("decoding region %s: %s: impossible row %v", name, typeName, row)
@@ -73,7 +75,9 @@ func newRegion(name string, raw []byte, c *Catalogue) (*Region, error) {
 		}
 		r.entries = append(r.entries, e)
 	}
-	slices.SortFunc(r.entries, func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(r.entries, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(a.onDemandUSD, b.onDemandUSD), cmp.Compare(a.Name, b.Name))
+	})
 	for i := range r.entries {
 		r.byName[r.entries[i].Name] = &r.entries[i]
 	}

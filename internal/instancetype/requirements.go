@@ -20,7 +20,7 @@ const ResourceGPU corev1.ResourceName = "nvidia.com/gpu"
 
 // rootReserveGiB is what operating system and container images take of the
 // root volume before a pod's ephemeral-storage request.
-const rootReserveGiB = 6
+const rootReserveGiB = 5
 
 // Defaults are the configuration's choices for pods that make none.
 type Defaults struct {

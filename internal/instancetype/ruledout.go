@@ -52,10 +52,12 @@ type check struct {
 	closeness func(e *entry) int64
 }
 
+const numChecks = 14
+
 // checks in the order in which they are applied: first what the pod asks for
 // in so many words, then what Kip leaves out, then sizes, then the market.
 // The order decides only under which reason a type is counted.
-var checks = []check{{
+var checks = [numChecks]check{{
 	reason: ReasonNotAskedFor,
 	fails:  func(q *query, e *entry) bool { return !matches(q.req.InstanceTypes, e.Name) },
 	group: func(q *query, _ *entry) string {
@@ -84,11 +86,11 @@ var checks = []check{{
 }, {
 	reason: ReasonGPUs,
 	fails: func(q *query, e *entry) bool {
-		return q.req.GPUs > 0 && (e.GPU == nil || e.GPU.Count < q.req.GPUs || !q.acceptsGPUModel(e))
+		return q.req.GPUs > 0 && (!q.acceptsGPUModel(e) || e.GPU.Count < q.req.GPUs)
 	},
 	group: func(q *query, best *entry) string { return q.gpuMessage(best) },
 	closeness: func(e *entry) int64 {
-		if e.GPU == nil {
+		if !e.hasNVIDIA() {
 			return 0
 		}
 		return int64(e.GPU.Count)
@@ -101,7 +103,7 @@ var checks = []check{{
 	reason: ReasonCPU,
 	fails:  func(q *query, e *entry) bool { return int64(e.VCPUs)*1000 < q.cpuMillis },
 	group: func(q *query, best *entry) string {
-		return fmt.Sprintf("fewer than %s vCPUs (at most %d: %s)", formatCPU(q.cpuMillis), best.VCPUs, best.Name)
+		return fmt.Sprintf("fewer than %s (at most %d: %s)", formatCPU(q.cpuMillis), best.VCPUs, best.Name)
 	},
 	closeness: func(e *entry) int64 { return int64(e.VCPUs) },
 }, {
@@ -116,10 +118,10 @@ var checks = []check{{
 	reason: ReasonCPUBaseline,
 	fails: func(q *query, e *entry) bool {
 		// Flex types promise 40 % of their CPU; more is given on most days.
-		return strings.Contains(e.Name, "-flex.") && q.cpuMillis+CellCPUMillis > int64(e.VCPUs)*400 && !q.asked(e)
+		return e.flex && q.cpuMillis+CellCPUMillis > int64(e.VCPUs)*400 && !q.asked(e)
 	},
 	group: func(q *query, _ *entry) string {
-		return fmt.Sprintf("flex type that guarantees less than %s vCPUs, used only when asked for by name", formatCPU(q.cpuMillis))
+		return fmt.Sprintf("flex type that guarantees less than %s, used only when asked for by name", formatCPU(q.cpuMillis))
 	},
 }, {
 	reason: ReasonZone,
@@ -145,14 +147,9 @@ var checks = []check{{
 	group:  func(*query, *entry) string { return "refused by the cloud for lack of capacity a short while ago" },
 }}
 
-// firstFailed is nil if the type fits.
-func (q *query) firstFailed(e *entry) *check {
-	for i := range checks {
-		if checks[i].fails(q, e) {
-			return &checks[i]
-		}
-	}
-	return nil
+// firstFailed is the index in checks, -1 if the type fits.
+func (q *query) firstFailed(e *entry) int {
+	return slices.IndexFunc(checks[:], func(c check) bool { return c.fails(q, e) })
 }
 
 // wantedArchitectures is never empty.
@@ -173,10 +170,12 @@ func (q *query) acceptsArchitecture(e *entry) bool {
 }
 
 func (q *query) acceptsGPUModel(e *entry) bool {
-	if e.GPU == nil || !strings.EqualFold(e.GPU.Manufacturer, "NVIDIA") {
-		return false
-	}
-	return matches(q.req.GPUModels, e.GPU.Name)
+	return e.hasNVIDIA() && matches(q.req.GPUModels, e.GPU.Name)
+}
+
+// hasNVIDIA: the resource that pods ask for is NVIDIA's.
+func (e *entry) hasNVIDIA() bool {
+	return e.GPU != nil && strings.EqualFold(e.GPU.Manufacturer, "NVIDIA")
 }
 
 func (q *query) anyAvailable(e *entry) bool {
@@ -202,7 +201,10 @@ func (q *query) zoneNames() string {
 }
 
 func (q *query) gpuMessage(best *entry) string {
-	s := fmt.Sprintf("fewer than %d NVIDIA GPUs", q.req.GPUs)
+	s := "no NVIDIA GPU"
+	if q.req.GPUs > 1 {
+		s = fmt.Sprintf("fewer than %d NVIDIA GPUs", q.req.GPUs)
+	}
 	if len(q.req.GPUModels) > 0 {
 		s += " of model " + orList(q.req.GPUModels)
 		var models []string
@@ -211,29 +213,29 @@ func (q *query) gpuMessage(best *entry) string {
 			if q.acceptsGPUModel(e) {
 				return s // the model exists: the number is the matter
 			}
-			if e.GPU != nil && strings.EqualFold(e.GPU.Manufacturer, "NVIDIA") {
+			if e.hasNVIDIA() {
 				models = append(models, e.GPU.Name)
 			}
 		}
 		slices.Sort(models)
 		return s + " (models are " + strings.Join(slices.Compact(models), ", ") + ")"
 	}
-	if best.GPU != nil {
+	if best.hasNVIDIA() {
 		s += fmt.Sprintf(" (at most %d: %s)", best.GPU.Count, best.Name)
 	}
 	return s
 }
 
-// reasonCounts gathers failed types by reason. It is indexed like checks.
-type reasonCounts [16]struct {
+// reasonCounts gathers failed types by the check they failed, as indexed in
+// checks.
+type reasonCounts [numChecks]struct {
 	count int
 	best  *entry
 	few   [fewTypes]*entry
 }
 
-func (r *reasonCounts) add(c *check, e *entry) {
-	i := slices.IndexFunc(checks, func(o check) bool { return o.reason == c.reason })
-	g := &r[i]
+func (r *reasonCounts) add(failed int, e *entry) {
+	g, c := &r[failed], &checks[failed]
 	if g.count < fewTypes {
 		g.few[g.count] = e
 	}
@@ -245,16 +247,17 @@ func (r *reasonCounts) add(c *check, e *entry) {
 
 func (r *reasonCounts) ruledOut(q *query) []RuledOut {
 	var out []RuledOut
-	for i := range checks {
+	for i, c := range checks {
 		g := &r[i]
 		if g.count == 0 {
 			continue
 		}
-		o := RuledOut{Reason: checks[i].reason, Count: g.count, Message: checks[i].group(q, g.best)}
+		o := RuledOut{Reason: c.reason, Count: g.count, Message: c.group(q, g.best)}
 		if g.count <= fewTypes {
 			for _, e := range g.few[:g.count] {
 				o.InstanceTypes = append(o.InstanceTypes, e.Name)
 			}
+			slices.Sort(o.InstanceTypes)
 		}
 		out = append(out, o)
 	}

@@ -28,7 +28,8 @@ type Unavailable struct {
 	until map[Key]time.Time
 }
 
-// Mark avoids the offering until now + UnavailableFor.
+// Mark avoids the offering until now + UnavailableFor, or longer if it is
+// avoided for longer already.
 func (u *Unavailable) Mark(k Key, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -40,7 +41,9 @@ func (u *Unavailable) Mark(k Key, now time.Time) {
 			delete(u.until, old)
 		}
 	}
-	u.until[k] = now.Add(UnavailableFor)
+	if until := now.Add(UnavailableFor); until.After(u.until[k]) {
+		u.until[k] = until
+	}
 }
 
 // Until says whether the offering is to be avoided at now, and until when.
