@@ -44,7 +44,8 @@ const (
 	Transient Kind = "Transient"
 )
 
-// Definite reports that a Create that failed so launched nothing and will not.
+// Definite reports that a Create that failed so launched nothing by itself and
+// will not.
 func (k Kind) Definite() bool {
 	switch k {
 	case InsufficientCapacity, SubnetFull, QuotaExceeded, Throttled, Denied, Unsupported, InvalidConfiguration:

@@ -19,11 +19,13 @@ type Provider interface {
 	// accepted the launch; the instance has its ID and its private addresses
 	// then, and is usually Pending.
 	//
-	// When the error's kind is Definite, nothing was launched and nothing will
-	// be, and the token must not be used for another request. Otherwise an
-	// instance may exist: repeat the call with the same token, or find it in
-	// List by its token. Terminated means that the token's instance existed
-	// and was terminated.
+	// When the error's kind is Definite, this call launched nothing and will
+	// not; it says nothing of an earlier call with the same token that had no
+	// answer. A token that failed so must not be used for another request.
+	// After any other error an instance may exist: repeat the call with the
+	// same token, or find it in List by its token. Terminated means that the
+	// token's instance existed and was terminated; an implementation may
+	// return that instance instead, with its state.
 	//
 	// Called by the lifecycle controller only, after it wrote req.Launch down.
 	Create(ctx context.Context, req LaunchRequest) (*Instance, error)

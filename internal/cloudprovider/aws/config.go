@@ -1,0 +1,165 @@
+package aws
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"k8s.io/utils/clock"
+
+	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/instancetype"
+)
+
+// attemptTimeout bounds one HTTP exchange. RunInstances answers within a few
+// seconds; when it did not, asking again with the same token is better than
+// waiting.
+const attemptTimeout = 20 * time.Second
+
+// Config is what a Provider needs from outside.
+type Config struct {
+	Region string
+	// EndpointURL replaces the region's EC2 endpoint; InsecureTLSSkipVerify
+	// accepts any certificate of it.
+	EndpointURL           string
+	InsecureTLSSkipVerify bool
+
+	// AccessKeyID and SecretAccessKey may both be empty: then the SDK's default
+	// chain finds credentials (on EKS, the role of the service account).
+	AccessKeyID     string
+	SecretAccessKey string
+
+	// ControllerID marks everything that is ours: see cloudprovider.ControllerID.
+	ControllerID string
+	// Nametag is the value of the tag KipNametag and the beginning of
+	// instances' names.
+	Nametag string
+
+	// SubnetIDs are where cells may be launched; empty means all subnets of
+	// the VPC. VPCID defaults to that of the subnets, then to the account's
+	// default or only VPC.
+	VPCID     string
+	SubnetIDs []string
+
+	Image ImageSpec
+
+	// DefaultVolumeGiB is the size of root volumes of cells that name none; a
+	// larger image wins over it.
+	DefaultVolumeGiB int32
+	// PrivateIPOnly: cells get no public address unless they ask for one.
+	PrivateIPOnly bool
+	// ExtraCIDRs may reach cells besides the VPC's own networks.
+	ExtraCIDRs []string
+	// ExtraSecurityGroups are IDs of groups that every cell gets.
+	ExtraSecurityGroups []string
+	// InstanceProfile is the ARN or name of the profile of cells that name
+	// none; may be empty.
+	InstanceProfile string
+
+	// Catalogue tells burstable instance types.
+	Catalogue *instancetype.Catalogue
+
+	Clock  clock.PassiveClock
+	Logger *slog.Logger
+}
+
+// Provider implements cloudprovider.Provider and ZoneLister on EC2. It starts
+// no goroutines and is safe for concurrent use.
+type Provider struct {
+	cfg  Config
+	ec2  api
+	log  *slog.Logger
+	nets networks
+	imgs images
+	grp  securityGroup
+}
+
+var (
+	_ cloudprovider.Provider   = (*Provider)(nil)
+	_ cloudprovider.ZoneLister = (*Provider)(nil)
+)
+
+// api is what this package calls of EC2.
+type api interface {
+	RunInstances(context.Context, *ec2.RunInstancesInput, ...func(*ec2.Options)) (*ec2.RunInstancesOutput, error)
+	TerminateInstances(context.Context, *ec2.TerminateInstancesInput, ...func(*ec2.Options)) (*ec2.TerminateInstancesOutput, error)
+	DescribeInstances(context.Context, *ec2.DescribeInstancesInput, ...func(*ec2.Options)) (*ec2.DescribeInstancesOutput, error)
+	DescribeImages(context.Context, *ec2.DescribeImagesInput, ...func(*ec2.Options)) (*ec2.DescribeImagesOutput, error)
+	DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error)
+	DescribeVpcs(context.Context, *ec2.DescribeVpcsInput, ...func(*ec2.Options)) (*ec2.DescribeVpcsOutput, error)
+	DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (*ec2.DescribeSecurityGroupsOutput, error)
+	CreateSecurityGroup(context.Context, *ec2.CreateSecurityGroupInput, ...func(*ec2.Options)) (*ec2.CreateSecurityGroupOutput, error)
+	AuthorizeSecurityGroupIngress(context.Context, *ec2.AuthorizeSecurityGroupIngressInput, ...func(*ec2.Options)) (*ec2.AuthorizeSecurityGroupIngressOutput, error)
+	RevokeSecurityGroupIngress(context.Context, *ec2.RevokeSecurityGroupIngressInput, ...func(*ec2.Options)) (*ec2.RevokeSecurityGroupIngressOutput, error)
+}
+
+// New prepares a provider. It calls no EC2 API, so it fails only for a
+// configuration that cannot be right.
+func New(ctx context.Context, cfg Config) (*Provider, error) {
+	if cfg.Region == "" {
+		return nil, errors.New("aws: region is empty")
+	}
+	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
+		return nil, errors.New("aws: accessKeyID and secretAccessKey must be given together")
+	}
+	httpClient := awshttp.NewBuildableClient().WithTimeout(attemptTimeout).WithTransportOptions(func(t *http.Transport) {
+		// Launches come in bursts; a new TLS handshake for each would be most
+		// of their cost.
+		t.MaxIdleConnsPerHost = 64
+		if cfg.InsecureTLSSkipVerify {
+			t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for by the configuration, for endpoints that are not AWS
+		}
+	})
+	opts := []func(*awsconfig.LoadOptions) error{
+		awsconfig.WithRegion(cfg.Region),
+		awsconfig.WithHTTPClient(httpClient),
+		awsconfig.WithRetryer(newReadRetryer),
+		awsconfig.WithAppID("kip"),
+	}
+	if cfg.AccessKeyID != "" {
+		opts = append(opts, awsconfig.WithCredentialsProvider(
+			credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, "")))
+	}
+	sdk, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("aws: loading the SDK's configuration: %w", err)
+	}
+	return newProvider(cfg, ec2.NewFromConfig(sdk, func(o *ec2.Options) {
+		if cfg.EndpointURL != "" {
+			o.BaseEndpoint = aws.String(cfg.EndpointURL)
+		}
+	}))
+}
+
+func newProvider(cfg Config, client api) (*Provider, error) {
+	if cfg.ControllerID == "" {
+		return nil, errors.New("aws: controller ID is empty")
+	}
+	if cfg.Catalogue == nil || cfg.Clock == nil || cfg.Logger == nil {
+		return nil, errors.New("aws: catalogue, clock and logger must be set")
+	}
+	p := &Provider{cfg: cfg, ec2: client, log: cfg.Logger}
+	p.nets = networks{p: p, cache: newCached[*network](), until: map[string]time.Time{}}
+	p.imgs = images{p: p, cache: map[string]*cached[image]{}}
+	p.grp = securityGroup{p: p, cache: newCached[string]()}
+	return p, nil
+}
+
+// Warm reads ahead what the first launch would have to read, and makes Kip's
+// security group. Errors are worth showing, but Create reads again what is
+// missing then.
+func (p *Provider) Warm(ctx context.Context) error {
+	_, err := p.nets.get(ctx)
+	_, grpErr := p.grp.get(ctx)
+	_, imgErr := p.imgs.get(ctx, instancetype.AMD64)
+	return errors.Join(err, grpErr, imgErr)
+}

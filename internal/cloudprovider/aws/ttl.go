@@ -1,0 +1,26 @@
+package aws
+
+import "time"
+
+// How long things that were read from EC2 are taken as true. A launch that
+// fails because one of them changed drops it at once, so these bound only how
+// late Kip notices what still works.
+const (
+	// imageTTL: a newer image that matches the configuration is used from then on.
+	imageTTL = 10 * time.Minute
+
+	// networkTTL: subnets that were added, CIDRs of the VPC, free addresses.
+	// Between reads free addresses are counted down by Kip's own launches.
+	networkTTL = 5 * time.Minute
+
+	// fullRecheck is how often subnets are read while one of them looks full.
+	fullRecheck = 15 * time.Second
+
+	// securityGroupTTL: rules that somebody else changed in Kip's group are
+	// put right again.
+	securityGroupTTL = 10 * time.Minute
+
+	// subnetFullFor is how long a subnet that had no free address is left
+	// alone. Terminated cells give theirs back within a minute or two.
+	subnetFullFor = time.Minute
+)
