@@ -1,0 +1,112 @@
+package vpcnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/elotl/kip/v2/internal/ec2local/machine"
+)
+
+// interfaceName is what every machine calls its NIC.
+const interfaceName = "eth0"
+
+// Attach plugs a machine in: its network namespace gets eth0 with the NIC's hardware and primary address and the
+// default route, as if it had been asked for by DHCP. The secondary addresses are let through but not configured. A
+// device that an earlier, interrupted Attach left is replaced. The namespace remains the caller's.
+func (n *Network) Attach(ctx context.Context, nic machine.NIC, inside netns.NsHandle) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("attaching %s: %w", nic.Device, err)
+		}
+	}()
+	mac, err := net.ParseMAC(nic.MAC)
+	if err != nil {
+		return err
+	}
+	if err := n.deleteDevice(nic.Device); err != nil {
+		return err
+	}
+	if err := n.allow(ctx, nic); err != nil {
+		return fmt.Errorf("letting its traffic through: %w", err)
+	}
+	bridge, err := n.links.LinkByName(bridgeName)
+	if err != nil {
+		return fmt.Errorf("finding the bridge: %w", err)
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = nic.Device
+	attrs.MasterIndex = bridge.Attrs().Index
+	port := &netlink.Veth{LinkAttrs: attrs, PeerName: interfaceName, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(inside)}
+	if err := n.links.LinkAdd(port); err != nil {
+		return fmt.Errorf("adding the device: %w", err)
+	}
+	if err := n.links.LinkSetUp(port); err != nil {
+		return fmt.Errorf("bringing the device up: %w", err)
+	}
+	return configureInside(nic, inside)
+}
+
+// configureInside does what the machine's DHCP client would do.
+func configureInside(nic machine.NIC, inside netns.NsHandle) error {
+	links, err := netlink.NewHandleAt(inside, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("opening rtnetlink in the machine: %w", err)
+	}
+	defer links.Close()
+	loopback, err := links.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("finding the machine's loopback interface: %w", err)
+	}
+	eth0, err := links.LinkByName(interfaceName)
+	if err != nil {
+		return fmt.Errorf("finding the machine's interface: %w", err)
+	}
+	err = errors.Join(
+		links.LinkSetUp(loopback),
+		links.AddrReplace(eth0, &netlink.Addr{IPNet: ipNet(nic.PrimaryIP)}),
+		links.LinkSetUp(eth0),
+	)
+	if err != nil {
+		return fmt.Errorf("configuring the machine's interface: %w", err)
+	}
+	everywhere := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	route := &netlink.Route{LinkIndex: eth0.Attrs().Index, Dst: ipNet(everywhere), Gw: nic.Gateway.AsSlice()}
+	if err := links.RouteReplace(route); err != nil {
+		return fmt.Errorf("adding the machine's default route: %w", err)
+	}
+	return nil
+}
+
+// Detach unplugs a machine, which may be gone already. Its addresses are free for another one afterwards.
+func (n *Network) Detach(ctx context.Context, nic machine.NIC) error {
+	if err := n.deleteDevice(nic.Device); err != nil {
+		return fmt.Errorf("detaching %s: %w", nic.Device, err)
+	}
+	if err := n.forbid(ctx, nic); err != nil {
+		return fmt.Errorf("detaching %s: %w", nic.Device, err)
+	}
+	return nil
+}
+
+func (n *Network) deleteDevice(name string) error {
+	link, err := n.links.LinkByName(name)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("finding the device: %w", err)
+	}
+	// The device vanishes by itself, some time after the last process of its machine.
+	if err := n.links.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("deleting the device: %w", err)
+	}
+	return nil
+}
