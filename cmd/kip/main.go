@@ -1,0 +1,32 @@
+// Command kip runs Kubernetes pods on cloud instances of their own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/elotl/kip/v2/internal/explain"
+	"github.com/elotl/kip/v2/internal/kip"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	root := &cobra.Command{
+		Use:   "kip",
+		Short: "Kip runs every pod on its own right-sized cloud instance",
+		// main prints the error, once.
+		SilenceErrors: true,
+	}
+	root.AddCommand(kip.NewCommand(), explain.NewCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "kip:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,193 @@
+// Package kubeletapi is the virtual node's kubelet API on port 10250: what the
+// API server calls for kubectl logs, exec, attach and port-forward.
+//
+// Every request is authenticated (TokenReview or a client certificate of the
+// cluster's CA) and authorized (SubjectAccessReview on nodes/proxy and its
+// kin) as a kubelet does it. Then the container paths are passed through,
+// upgrades included, to the kubelet of the pod's cell: Kip does not take part
+// in these streams, so exit codes, terminal sizes and half-closed streams are
+// the kubelet's own. The one exception is the log of a pod that ended: its
+// cell is gone, and Kip answers from the logs it kept.
+package kubeletapi
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"time"
+
+	"github.com/virtual-kubelet/virtual-kubelet/node/nodeutil"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/clock"
+
+	"github.com/elotl/kip/v2/internal/podlogs"
+)
+
+// Pods is what the server asks of the provider.
+type Pods interface {
+	// CellOfPod returns the pod and the name of the cell that runs it, empty
+	// when there is none. A nil pod means that the node has no such pod.
+	CellOfPod(ctx context.Context, namespace, name string) (pod *corev1.Pod, cell string)
+	// Pods returns all pods of the node.
+	Pods(ctx context.Context) (*corev1.PodList, error)
+}
+
+// Config is what a Server works with.
+type Config struct {
+	Pods Pods
+	// Transport reaches a cell's agent; its error says what the cell waits for.
+	Transport func(cell string) (http.RoundTripper, error)
+	Logs      *podlogs.Store
+	// Auth authenticates and authorizes every request but /healthz.
+	Auth  nodeutil.Auth
+	Clock clock.PassiveClock
+	Log   *slog.Logger
+}
+
+// Server serves the API. Use Handler or Serve.
+type Server struct {
+	Config
+	handler http.Handler
+}
+
+// New makes a Server.
+func New(cfg Config) *Server {
+	s := &Server{Config: cfg}
+	api := http.NewServeMux()
+	api.HandleFunc("GET /pods", s.pods)
+	api.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
+	for _, path := range []string{
+		"/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}",
+		"/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}",
+		"/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}",
+	} {
+		// The API server uses GET for WebSocket, POST for SPDY.
+		api.HandleFunc("GET "+path, s.passThrough)
+		api.HandleFunc("POST "+path, s.passThrough)
+	}
+	api.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.passThrough)
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.Handle("/", nodeutil.WithAuth(cfg.Auth, api))
+	s.handler = mux
+	return s
+}
+
+// Handler is the whole API, authentication included.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Serve answers on l with TLS until ctx ends. Streams that are open then are
+// cut: kubectl's user starts them again.
+func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) error {
+	server := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	// SPDY and WebSocket upgrades need HTTP/1.1.
+	config = config.Clone()
+	config.NextProtos = []string{"http/1.1"}
+	// A certificate is one of two ways to say who one is; Auth judges it.
+	config.ClientAuth = tls.RequestClientCert
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	err := server.Serve(tls.NewListener(l, config))
+	if ctx.Err() != nil && errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serving the kubelet API: %w", err)
+}
+
+// logs answers from the logs that were kept, else from the cell.
+func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
+	pod, _ := s.Config.Pods.CellOfPod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
+	if pod == nil || !s.Logs.Has(pod.UID) {
+		s.passThrough(w, r)
+		return
+	}
+	options, err := podlogs.ParseOptions(r.URL.Query(), s.Clock.Now())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	container := r.PathValue("container")
+	err = s.Logs.Read(w, pod.UID, container, options)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && options.Previous:
+		http.Error(w, fmt.Sprintf("previous terminated container %q in pod %q not found", container, pod.Name), http.StatusBadRequest)
+	case errors.Is(err, fs.ErrNotExist):
+		http.Error(w, fmt.Sprintf("container %q in pod %q never ran", container, pod.Name), http.StatusBadRequest)
+	case err != nil:
+		s.Log.Warn("answering with kept logs", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
+}
+
+// passThrough hands the request to the kubelet in the pod's cell.
+func (s *Server) passThrough(w http.ResponseWriter, r *http.Request) {
+	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
+	pod, cell := s.Config.Pods.CellOfPod(r.Context(), namespace, name)
+	switch {
+	case pod == nil:
+		http.Error(w, fmt.Sprintf("pod %s/%s is not on this node", namespace, name), http.StatusNotFound)
+		return
+	case r.PathValue("uid") != "" && r.PathValue("uid") != string(pod.UID):
+		http.Error(w, fmt.Sprintf("pod %s/%s has UID %s now", namespace, name, pod.UID), http.StatusNotFound)
+		return
+	case cell == "":
+		http.Error(w, fmt.Sprintf("pod %s/%s has no cell: %s", namespace, name, waitsFor(pod)), http.StatusServiceUnavailable)
+		return
+	}
+	transport, err := s.Transport(cell)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("the cell of pod %s/%s cannot be reached: %v", namespace, name, err), http.StatusServiceUnavailable)
+		return
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.Out.URL.Scheme, pr.Out.URL.Host, pr.Out.Host = "https", cell, cell
+			pr.Out.URL.Path = "/kubelet" + pr.In.URL.Path
+			pr.Out.URL.RawPath = ""
+			// Who asks is settled here; the cell must not see the credential.
+			pr.Out.Header.Del("Authorization")
+		},
+		Transport:     transport,
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if r.Context().Err() != nil {
+				return // the caller left
+			}
+			s.Log.Warn("passing a request to a cell", "pod", namespace+"/"+name, "cell", cell, "path", r.URL.Path, "err", err)
+			http.Error(w, fmt.Sprintf("cell %s: %v", cell, err), http.StatusBadGateway)
+		},
+	}
+	proxy.ServeHTTP(w, r)
+}
+
+// waitsFor is the message of the pod's CellReady condition.
+func waitsFor(pod *corev1.Pod) string {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == "kip.elotl.co/CellReady" && c.Message != "" {
+			return c.Message
+		}
+	}
+	return "none was made yet"
+}
+
+func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
+	pods, err := s.Config.Pods.Pods(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, pods)
+}

@@ -1,0 +1,156 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"maps"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/types"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/gateway"
+)
+
+var (
+	_ gateway.State = (*Provider)(nil)
+	_ gateway.Sink  = (*Provider)(nil)
+)
+
+// LabelCapacityType is the label on a cell's Node that says how its instance
+// was bought.
+const LabelCapacityType = "kip.elotl.co/capacity-type"
+
+// Cell is part of gateway.State: the instance as its kubelet sees its Node.
+func (p *Provider) Cell(name string) (gateway.Cell, bool) {
+	cell := p.cell(name)
+	if cell == nil || cell.Status.Launch == nil {
+		return gateway.Cell{}, false
+	}
+	launch := cell.Status.Launch
+	capacity := corev1.ResourceList{}
+	if c, ok := p.Capacity(launch.InstanceType); ok {
+		capacity = maps.Clone(c)
+	}
+	capacity[corev1.ResourcePods] = *resource.NewQuantity(1, resource.DecimalSI)
+	if g := cell.Spec.Requirements.VolumeGiB; g > 0 {
+		capacity[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(g)<<30, resource.BinarySI)
+	}
+
+	labels := map[string]string{
+		corev1.LabelInstanceTypeStable: launch.InstanceType,
+		corev1.LabelTopologyZone:       launch.Zone,
+		corev1.LabelTopologyRegion:     p.Region,
+		corev1.LabelArchStable:         launch.Architecture,
+		corev1.LabelOSStable:           "linux",
+		corev1.LabelHostname:           p.NodeName,
+		LabelCapacityType:              string(launch.CapacityType),
+	}
+	// The scheduler matched the pod against the virtual node: its labels win.
+	maps.Copy(labels, p.NodeLabels)
+
+	g := gateway.Cell{
+		Name: name, NodeName: p.NodeName,
+		Capacity:   capacity,
+		InternalIP: cell.Status.PrimaryIP,
+		PodIP:      cell.Status.PodIP,
+		Labels:     labels,
+	}
+	if cell.Spec.Pod != nil {
+		g.PodUID = cell.Spec.Pod.UID
+	}
+	return g, true
+}
+
+// Pod is part of gateway.State: the pod bound to the cell, with the newest
+// status there is, or nil.
+func (p *Provider) Pod(name string) *corev1.Pod {
+	cell := p.cell(name)
+	if cell == nil || cell.Spec.Pod == nil {
+		return nil
+	}
+	return p.podOf(cell)
+}
+
+func (p *Provider) podOf(cell *v1beta1.Cell) *corev1.Pod {
+	ref := cell.Spec.Pod
+	pod, err := p.pod(context.Background(), types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name})
+	if err != nil || pod.UID != ref.UID {
+		return nil
+	}
+	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pod.Status = compose(&pod.Status, p.record(pod).reported, cellReady(cell, metav1.NewTime(p.Clock.Now())))
+	return pod
+}
+
+// cell reads a Cell of this node from the cache, nil where there is none.
+func (p *Provider) cell(name string) *v1beta1.Cell {
+	cell := &v1beta1.Cell{}
+	// The cache answers from memory: there is nothing to cancel.
+	if err := p.Client.Get(context.Background(), client.ObjectKey{Name: name}, cell); err != nil || cell.Spec.NodeName != p.NodeName {
+		return nil
+	}
+	return cell
+}
+
+// bound returns the cell and its pod if uid is the pod's.
+func (p *Provider) bound(name string, uid types.UID) (*v1beta1.Cell, *corev1.Pod, error) {
+	cell := p.cell(name)
+	if cell == nil || cell.Spec.Pod == nil || cell.Spec.Pod.UID != uid {
+		return nil, nil, fmt.Errorf("cell %s does not run pod %s", name, uid)
+	}
+	pod := p.podOf(cell)
+	if pod == nil {
+		return nil, nil, fmt.Errorf("pod %s/%s (%s) does not exist any more", cell.Spec.Pod.Namespace, cell.Spec.Pod.Name, uid)
+	}
+	return cell, pod, nil
+}
+
+// SetPodStatus is part of gateway.Sink: the kubelet's word on its pod. It is
+// taken here and written to the API server by the library.
+func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, status corev1.PodStatus) (*corev1.Pod, error) {
+	cell, pod, err := p.bound(name, uid)
+	if err != nil {
+		return nil, err
+	}
+	if instanceGone(cell) {
+		return nil, fmt.Errorf("the instance of cell %s is gone", name)
+	}
+	p.setReported(pod, status)
+	p.poke(pod)
+	pod.Status = compose(&pod.Status, &status, cellReady(cell, metav1.NewTime(p.Clock.Now())))
+	return pod, nil
+}
+
+// PodTerminated is part of gateway.Sink: the kubelet has removed the pod.
+func (p *Provider) PodTerminated(_ context.Context, name string, uid types.UID) error {
+	_, pod, err := p.bound(name, uid)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.record(pod).ended = true
+	p.mu.Unlock()
+	p.poke(pod)
+	return nil
+}
+
+// Heartbeat is part of gateway.Sink: the cell's kubelet renewed its lease. The
+// connection itself tells whether a cell lives; nothing more is made of it yet.
+func (p *Provider) Heartbeat(string) {}
+
+// Interruption is part of gateway.Sink: the cloud will take the instance.
+func (p *Provider) Interruption(_ context.Context, name string, i gateway.Interruption) error {
+	pod := p.Pod(name)
+	if pod == nil {
+		return nil
+	}
+	p.Recorder.Eventf(pod, corev1.EventTypeWarning, "CellInterruption", "%s for the instance of cell %s: %s at %s", i.Kind, name, i.Action, i.Time)
+	return nil
+}

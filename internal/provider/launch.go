@@ -1,0 +1,138 @@
+package provider
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/instancetype"
+)
+
+// Annotations by which a pod speaks about its instance; those about the
+// instance type are instancetype's.
+const (
+	annotationPrivateIPOnly   = "pod.elotl.co/private-ip-only"
+	annotationSecurityGroups  = "pod.elotl.co/security-groups"
+	annotationInstanceProfile = "pod.elotl.co/instance-profile"
+)
+
+// wish is what the pod's Cell should say. An error is the user's to correct;
+// it names the annotation or field.
+func (p *Provider) wish(pod *corev1.Pod) (v1beta1.CellSpec, error) {
+	req, err := instancetype.RequirementsForPod(pod)
+	if err != nil {
+		return v1beta1.CellSpec{}, err
+	}
+	if p.DefaultInstanceType != "" && len(req.InstanceTypes) == 0 && !asksForResources(pod) {
+		req.InstanceTypes = []string{p.DefaultInstanceType}
+	}
+	settings, err := instanceSettings(pod)
+	if err != nil {
+		return v1beta1.CellSpec{}, err
+	}
+	return v1beta1.CellSpec{
+		NodeName:     p.NodeName,
+		Pod:          &v1beta1.PodReference{Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID},
+		Requirements: req,
+		Instance:     settings,
+	}, nil
+}
+
+func instanceSettings(pod *corev1.Pod) (v1beta1.InstanceSettings, error) {
+	var s v1beta1.InstanceSettings
+	switch v, ok := pod.Annotations[annotationPrivateIPOnly]; {
+	case !ok:
+	case v == "true" || v == "false":
+		private := v == "true"
+		s.PrivateIPOnly = &private
+	default:
+		return s, fmt.Errorf("annotation %s is %q; it takes true or false", annotationPrivateIPOnly, v)
+	}
+	for g := range strings.SplitSeq(pod.Annotations[annotationSecurityGroups], ",") {
+		if g = strings.TrimSpace(g); g == "" {
+			continue
+		}
+		if !strings.HasPrefix(g, "sg-") {
+			return s, fmt.Errorf("annotation %s names %q; it takes security group IDs such as sg-0123456789abcdef0, separated by commas", annotationSecurityGroups, g)
+		}
+		s.SecurityGroups = append(s.SecurityGroups, g)
+	}
+	s.InstanceProfile = pod.Annotations[annotationInstanceProfile]
+	return s, nil
+}
+
+func asksForResources(pod *corev1.Pod) bool {
+	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
+		return true
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for _, c := range list {
+			if len(c.Resources.Requests) > 0 || len(c.Resources.Limits) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// CellName derives the name of a pod's cell. It starts with the pod's name for
+// the reader and ends with a hash of what tells attempts apart.
+func CellName(pod *corev1.Pod, attempt int32) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", pod.UID, attempt))
+	// 63 characters at most: the name is a host name and a label value too.
+	readable := strings.ReplaceAll(pod.Name, ".", "-")
+	if len(readable) > 52 {
+		readable = readable[:52]
+	}
+	return strings.TrimRight(readable, "-") + "-" + hex.EncodeToString(sum[:5])
+}
+
+// launch makes the pod's Cell. The Cell is the intent; the cloud is not called
+// here.
+func (p *Provider) launch(ctx context.Context, pod *corev1.Pod, spec v1beta1.CellSpec, attempt int32) (*v1beta1.Cell, error) {
+	spec.Attempt = attempt
+	cell := &v1beta1.Cell{
+		ObjectMeta: metav1.ObjectMeta{
+			Name:       CellName(pod, attempt),
+			Labels:     map[string]string{v1beta1.LabelNode: p.NodeName},
+			Finalizers: []string{v1beta1.Finalizer},
+		},
+		Spec: spec,
+	}
+	err := p.Client.Create(ctx, cell)
+	if apierrors.IsAlreadyExists(err) {
+		// Made before a crash or before the cache heard of it; its own event
+		// brings the reconciler back.
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("writing the cell of the pod: %w", err)
+	}
+	p.Log.Info("cell made", "pod", pod.Namespace+"/"+pod.Name, "cell", cell.Name, "attempt", attempt)
+	return cell, nil
+}
+
+// refresh brings a Cell that has no instance yet up to date with its pod.
+func (p *Provider) refresh(ctx context.Context, cell *v1beta1.Cell, spec v1beta1.CellSpec) error {
+	if cell.Status.Phase != "" && cell.Status.Phase != v1beta1.CellPending {
+		return nil
+	}
+	spec.Attempt = cell.Spec.Attempt
+	if equality.Semantic.DeepEqual(cell.Spec, spec) {
+		return nil
+	}
+	cell = cell.DeepCopy()
+	cell.Spec = spec
+	if err := p.Client.Update(ctx, cell); err != nil {
+		return fmt.Errorf("updating what cell %s asks for: %w", cell.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,173 @@
+package provider
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/clock"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/elotl/kip/v2/internal/podlogs"
+)
+
+// Config is what a Provider works with; all of it comes from outside.
+type Config struct {
+	// Client reads Pods and Cells from the manager's caches and writes.
+	Client client.Client
+	// Live reads past the caches. It is asked before anything is ended because
+	// of a pod that a cache does not know.
+	Live client.Reader
+
+	// NodeName is the virtual node.
+	NodeName string
+	// NodeLabels are the virtual node's labels; every cell's Node has them too.
+	NodeLabels map[string]string
+	// Region is the cloud's region, for the label of cells.
+	Region string
+
+	// DefaultInstanceType is for pods that name neither resources nor a type.
+	DefaultInstanceType string
+
+	// Capacity says what a pod can have on an instance type.
+	Capacity func(instanceType string) (corev1.ResourceList, bool)
+
+	// Transport reaches a cell's agent and kubelet.
+	Transport func(cell string) (http.RoundTripper, error)
+
+	Logs     *podlogs.Store
+	Recorder record.EventRecorder
+	Clock    clock.Clock
+	Log      *slog.Logger
+}
+
+// Provider is described in the package documentation. It is safe for
+// concurrent use.
+type Provider struct {
+	Config
+
+	// pokes make the reconciler look at a pod again.
+	pokes chan event.TypedGenericEvent[*corev1.Pod]
+
+	mu      sync.Mutex
+	records map[types.UID]*podRecord
+	notify  func(*corev1.Pod)
+	// cellOf is the cell of a pod, for waking watchers only.
+	cellOf map[types.UID]string
+	// watchers wait for a change of a cell or its pod, by cell name.
+	watchers map[string]map[chan struct{}]struct{}
+}
+
+// podRecord is what is known of one pod beyond the API server. It is lost with
+// the process and told again by the pod's kubelet.
+type podRecord struct {
+	// reported is the newest status from the kubelet.
+	reported *corev1.PodStatus
+	// ended: the kubelet has removed the pod; nothing of it runs.
+	ended bool
+	// refused is the last mistake in the pod that became an event.
+	refused string
+	// attempt is the number of the next cell.
+	attempt int32
+	// keepUntil is when keeping logs is given up.
+	keepUntil time.Time
+}
+
+// New makes a Provider.
+func New(cfg Config) *Provider {
+	return &Provider{
+		Config:   cfg,
+		pokes:    make(chan event.TypedGenericEvent[*corev1.Pod], 1024),
+		records:  map[types.UID]*podRecord{},
+		cellOf:   map[types.UID]string{},
+		watchers: map[string]map[chan struct{}]struct{}{},
+	}
+}
+
+// CreatePod is called by the virtual-kubelet library when a pod was bound to
+// the node. The reconciler sees the same pod in the same cache; there is
+// nothing to do, and nothing that could fail.
+func (p *Provider) CreatePod(_ context.Context, pod *corev1.Pod) error {
+	p.poke(pod)
+	return nil
+}
+
+// UpdatePod is called by the library when a pod's specification changed.
+func (p *Provider) UpdatePod(_ context.Context, pod *corev1.Pod) error {
+	p.poke(pod)
+	return nil
+}
+
+// DeletePod is called by the library when a pod is being deleted.
+func (p *Provider) DeletePod(_ context.Context, pod *corev1.Pod) error {
+	p.poke(pod)
+	return nil
+}
+
+// GetPod is called by the library to tell a new pod from a known one.
+func (p *Provider) GetPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	pod, err := p.pod(ctx, types.NamespacedName{Namespace: namespace, Name: name})
+	if err != nil {
+		return nil, err
+	}
+	return pod, nil
+}
+
+// GetPodStatus is the status of GetPod's pod.
+func (p *Provider) GetPodStatus(ctx context.Context, namespace, name string) (*corev1.PodStatus, error) {
+	pod, err := p.GetPod(ctx, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	return &pod.Status, nil
+}
+
+// GetPods is called by the library once at its start, to delete pods that only
+// the provider knows. There are none: the reconciler ends Cells without a pod.
+func (p *Provider) GetPods(context.Context) ([]*corev1.Pod, error) { return nil, nil }
+
+// NotifyPods takes the function through which the library hears of new
+// status.
+func (p *Provider) NotifyPods(_ context.Context, notify func(*corev1.Pod)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.notify = notify
+}
+
+// poke has the reconciler look at the pod soon. A full channel means that it is
+// busy; the pod's next change or the periodic look will do.
+func (p *Provider) poke(pod *corev1.Pod) {
+	select {
+	case p.pokes <- event.TypedGenericEvent[*corev1.Pod]{Object: pod}:
+	default:
+		p.Log.Warn("too many pods wait to be looked at", "pod", client.ObjectKeyFromObject(pod))
+	}
+}
+
+// record returns what is known of a pod, making it if need be. The caller
+// holds mu.
+func (p *Provider) record(pod *corev1.Pod) *podRecord {
+	r := p.records[pod.UID]
+	if r == nil {
+		r = &podRecord{}
+		p.records[pod.UID] = r
+	}
+	return r
+}
+
+// Forget drops what is known of a pod that left the API server, its logs
+// included. The pod informer's delete handler calls it.
+func (p *Provider) Forget(uid types.UID) {
+	p.mu.Lock()
+	delete(p.records, uid)
+	p.mu.Unlock()
+	if err := p.Logs.Remove(uid); err != nil {
+		p.Log.Error("removing the kept logs of a deleted pod", "podUID", uid, "err", err)
+	}
+}

@@ -1,0 +1,205 @@
+package provider
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/virtual-kubelet/virtual-kubelet/errdefs"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+)
+
+// cellsByPod indexes Cells by the namespace and name of their pod.
+const cellsByPod = "spec.pod"
+
+// SetupWithManager registers the reconciler. Call it once, before the manager
+// starts; its cache must hold no Pods but this node's.
+func (p *Provider) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
+	if err := mgr.GetFieldIndexer().IndexField(ctx, &v1beta1.Cell{}, cellsByPod, indexCell); err != nil {
+		return fmt.Errorf("indexing cells by pod: %w", err)
+	}
+	if err := p.watch(ctx, mgr.GetCache()); err != nil {
+		return err
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("pod").
+		For(&corev1.Pod{}).
+		Watches(&v1beta1.Cell{}, handler.EnqueueRequestsFromMapFunc(requestOfCell)).
+		WatchesRawSource(source.Channel(p.pokes, &handler.TypedEnqueueRequestForObject[*corev1.Pod]{})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 20}).
+		Complete(p)
+}
+
+func indexCell(o client.Object) []string {
+	cell := o.(*v1beta1.Cell)
+	if cell.Spec.Pod == nil {
+		return nil
+	}
+	return []string{cell.Spec.Pod.Namespace + "/" + cell.Spec.Pod.Name}
+}
+
+func requestOfCell(_ context.Context, o client.Object) []reconcile.Request {
+	cell := o.(*v1beta1.Cell)
+	if cell.Spec.Pod == nil {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: cell.Spec.Pod.Namespace, Name: cell.Spec.Pod.Name}}}
+}
+
+// pod reads one of the node's pods from the cache. The error is the library's
+// NotFound where there is none.
+func (p *Provider) pod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
+	pod := &corev1.Pod{}
+	err := p.Client.Get(ctx, key, pod)
+	if apierrors.IsNotFound(err) || (err == nil && pod.Spec.NodeName != p.NodeName) {
+		return nil, errdefs.NotFoundf("pod %s is not on node %s", key, p.NodeName)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading pod %s: %w", key, err)
+	}
+	return pod, nil
+}
+
+// Reconcile takes the next step for one pod. The package documentation lists
+// the steps.
+func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	pod, err := p.pod(ctx, req.NamespacedName)
+	if err != nil && !errdefs.IsNotFound(err) {
+		return reconcile.Result{}, err
+	}
+	var cells v1beta1.CellList
+	if err := p.Client.List(ctx, &cells, client.MatchingFields{cellsByPod: req.String()}); err != nil {
+		return reconcile.Result{}, fmt.Errorf("listing the cells of pod %s: %w", req, err)
+	}
+	var cell *v1beta1.Cell
+	for i := range cells.Items {
+		c := &cells.Items[i]
+		if c.Spec.NodeName != p.NodeName {
+			continue
+		}
+		if pod == nil || c.Spec.Pod.UID != pod.UID {
+			if err := p.endOrphan(ctx, c); err != nil {
+				return reconcile.Result{}, err
+			}
+			continue
+		}
+		if cell == nil || c.Spec.Attempt > cell.Spec.Attempt {
+			cell = c
+		}
+	}
+	if pod == nil {
+		return reconcile.Result{}, nil
+	}
+	result, err := p.step(ctx, pod, cell)
+	if apierrors.IsConflict(err) {
+		// Somebody was faster; their change is on its way to the cache.
+		return reconcile.Result{RequeueAfter: 50 * time.Millisecond}, nil
+	}
+	return result, err
+}
+
+func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) (reconcile.Result, error) {
+	ready := cellReady(cell, metav1.NewTime(p.Clock.Now()))
+	defer func() { p.report(pod, ready) }()
+
+	switch {
+	case terminal(pod.Status.Phase):
+		return p.finish(ctx, pod, cell)
+	case pod.DeletionTimestamp != nil:
+		return p.end(ctx, pod, cell)
+	case cell != nil && (cell.DeletionTimestamp != nil || instanceGone(cell)):
+		return reconcile.Result{}, p.lost(ctx, pod, cell)
+	}
+
+	spec, err := p.wish(pod)
+	if err != nil {
+		// The user's to correct; the corrected pod comes back by its event.
+		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, v1beta1.ReasonInvalidPod, err.Error()
+		p.refuse(pod, err)
+		return reconcile.Result{}, nil
+	}
+	if cell != nil {
+		return reconcile.Result{}, p.refresh(ctx, cell, spec)
+	}
+	if started(pod) && pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		p.setReported(pod, fail(&pod.Status, "it ran on", metav1.NewTime(p.Clock.Now())))
+		return reconcile.Result{}, nil
+	}
+	_, err = p.launch(ctx, pod, spec, p.nextAttempt(pod))
+	return reconcile.Result{}, err
+}
+
+// refuse tells the user, once, what is wrong with the pod.
+func (p *Provider) refuse(pod *corev1.Pod, err error) {
+	p.mu.Lock()
+	r := p.record(pod)
+	known := r.refused == err.Error()
+	r.refused = err.Error()
+	p.mu.Unlock()
+	if !known {
+		p.Recorder.Event(pod, corev1.EventTypeWarning, v1beta1.ReasonInvalidPod, err.Error())
+	}
+}
+
+// started says whether a container of the pod may have run.
+func started(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodRunning }
+
+func instanceGone(cell *v1beta1.Cell) bool {
+	c := meta.FindStatusCondition(cell.Status.Conditions, v1beta1.ConditionReady)
+	return c != nil && c.Reason == v1beta1.ReasonInstanceGone
+}
+
+func (p *Provider) nextAttempt(pod *corev1.Pod) int32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.record(pod).attempt
+}
+
+func (p *Provider) setReported(pod *corev1.Pod, status corev1.PodStatus) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record(pod).reported = &status
+}
+
+// deleteCell asks for the end of a Cell and so of its instance. With
+// onlyIfUnchanged it fails with a conflict when the Cell is newer than the one
+// given.
+func (p *Provider) deleteCell(ctx context.Context, cell *v1beta1.Cell, why string, onlyIfUnchanged bool) error {
+	if cell.DeletionTimestamp != nil {
+		return nil
+	}
+	pre := metav1.Preconditions{UID: &cell.UID}
+	if onlyIfUnchanged {
+		pre.ResourceVersion = &cell.ResourceVersion
+	}
+	err := p.Client.Delete(ctx, cell, client.Preconditions(pre))
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("deleting cell %s: %w", cell.Name, err)
+	}
+	p.Log.Info("cell ended", "cell", cell.Name, "instance", cell.Status.InstanceID, "why", why)
+	return nil
+}
+
+// deletePod removes the pod object. Call it only when nothing of the pod runs.
+func (p *Provider) deletePod(ctx context.Context, pod *corev1.Pod) error {
+	err := p.Client.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("removing the ended pod: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package provider
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+)
+
+// kubeletConditions are the condition types that a kubelet writes. All others
+// in a pod's status belong to whoever put them there and are taken from the
+// API server.
+var kubeletConditions = map[corev1.PodConditionType]bool{
+	corev1.PodInitialized:            true,
+	corev1.PodReady:                  true,
+	corev1.ContainersReady:           true,
+	corev1.PodReadyToStartContainers: true,
+	corev1.PodResizePending:          true,
+	corev1.PodResizeInProgress:       true,
+	corev1.DisruptionTarget:          true,
+}
+
+// compose is the pod's status as Kip knows it: what the kubelet reported last,
+// conditions of others from the API server, and the CellReady condition.
+func compose(api, reported *corev1.PodStatus, cellReady corev1.PodCondition) corev1.PodStatus {
+	status := *api.DeepCopy()
+	if reported != nil && !(terminal(api.Phase) && !terminal(reported.Phase)) {
+		status = *reported.DeepCopy()
+		status.Conditions = mergeConditions(api.Conditions, status.Conditions)
+	}
+	setCondition(&status, cellReady)
+	return status
+}
+
+func mergeConditions(api, reported []corev1.PodCondition) []corev1.PodCondition {
+	var merged []corev1.PodCondition
+	taken := map[corev1.PodConditionType]bool{}
+	for _, c := range reported {
+		if kubeletConditions[c.Type] {
+			merged = append(merged, c)
+			taken[c.Type] = true
+		}
+	}
+	for _, c := range api {
+		if !taken[c.Type] {
+			merged = append(merged, c)
+		}
+	}
+	return merged
+}
+
+// setCondition puts c in, keeping the transition time while its status stays.
+func setCondition(status *corev1.PodStatus, c corev1.PodCondition) {
+	if old := condition(status, c.Type); old != nil {
+		if old.Status == c.Status {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
+		*old = c
+		return
+	}
+	status.Conditions = append(status.Conditions, c)
+}
+
+func condition(status *corev1.PodStatus, t corev1.PodConditionType) *corev1.PodCondition {
+	for i := range status.Conditions {
+		if status.Conditions[i].Type == t {
+			return &status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func terminal(phase corev1.PodPhase) bool {
+	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+}
+
+// cellReady translates a Cell's condition into the pod's. A nil Cell has not
+// been written yet.
+func cellReady(cell *v1beta1.Cell, now metav1.Time) corev1.PodCondition {
+	c := corev1.PodCondition{
+		Type:               v1beta1.PodConditionCellReady,
+		Status:             corev1.ConditionFalse,
+		Reason:             v1beta1.ReasonPending,
+		Message:            "no instance was asked for yet",
+		LastTransitionTime: now,
+	}
+	if cell == nil {
+		return c
+	}
+	if ready := meta.FindStatusCondition(cell.Status.Conditions, v1beta1.ConditionReady); ready != nil {
+		c.Status = corev1.ConditionStatus(ready.Status)
+		c.Reason, c.Message = ready.Reason, ready.Message
+	}
+	return c
+}
+
+// report hands the pod's status to the library when the API server's differs.
+func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
+	p.mu.Lock()
+	status := compose(&pod.Status, p.record(pod).reported, ready)
+	notify := p.notify
+	p.mu.Unlock()
+
+	if notify == nil || equality.Semantic.DeepEqual(status, pod.Status) {
+		return
+	}
+	update := pod.DeepCopy()
+	update.Status = status
+	notify(update)
+}
+
+// fail is the status of a pod whose cell was lost and whose policy forbids to
+// run it again.
+func fail(status *corev1.PodStatus, cell string, now metav1.Time) corev1.PodStatus {
+	failed := *status.DeepCopy()
+	failed.Phase = corev1.PodFailed
+	failed.Reason = "CellLost"
+	failed.Message = fmt.Sprintf("the instance of cell %s is gone, and the pod's restartPolicy is Never", cell)
+	for _, list := range [][]corev1.ContainerStatus{failed.InitContainerStatuses, failed.ContainerStatuses, failed.EphemeralContainerStatuses} {
+		for i := range list {
+			if list[i].State.Terminated == nil {
+				list[i].State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+					ExitCode: 137, Reason: "CellLost", Message: "the instance is gone; how the container ended is not known",
+					ContainerID: list[i].ContainerID, FinishedAt: now,
+				}}
+				list[i].Ready = false
+			}
+		}
+	}
+	for i := range failed.Conditions {
+		if t := failed.Conditions[i].Type; t == corev1.PodReady || t == corev1.ContainersReady {
+			failed.Conditions[i].Status = corev1.ConditionFalse
+			failed.Conditions[i].Reason = "CellLost"
+			failed.Conditions[i].LastTransitionTime = now
+		}
+	}
+	return failed
+}
+
+// interrupted is the status of a pod that will run again on another cell: it is
+// not ready, and nothing of it runs.
+func interrupted(status *corev1.PodStatus, cell string, now metav1.Time) corev1.PodStatus {
+	s := *status.DeepCopy()
+	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+		for i := range list {
+			if list[i].State.Running != nil {
+				list[i].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{
+					Reason: "CellLost", Message: "the instance of cell " + cell + " is gone; the pod is started again on another",
+				}}
+			}
+			list[i].Ready = false
+		}
+	}
+	for i := range s.Conditions {
+		if t := s.Conditions[i].Type; (t == corev1.PodReady || t == corev1.ContainersReady) && s.Conditions[i].Status != corev1.ConditionFalse {
+			s.Conditions[i].Status = corev1.ConditionFalse
+			s.Conditions[i].Reason = "CellLost"
+			s.Conditions[i].LastTransitionTime = now
+		}
+	}
+	return s
+}
