@@ -27,12 +27,14 @@ type hierarchy struct {
 	unified bool
 }
 
-// inside is the name of the hierarchy's directory in a machine's /sys/fs/cgroup; "" for one that machines do not get.
-func (h hierarchy) inside() string {
-	if h.unified || strings.HasPrefix(h.controllers, "name=") {
-		return ""
+// inside is the name of a version 1 hierarchy's directory in a machine's /sys/fs/cgroup, and what to mount there. That
+// includes the ones without controllers: containerd gives up watching for out-of-memory kills if one that it finds in
+// /proc/self/cgroup is not mounted.
+func (h hierarchy) inside() (dir, options string) {
+	if name, ok := strings.CutPrefix(h.controllers, "name="); ok {
+		return name, "none,name=" + name
 	}
-	return h.controllers
+	return h.controllers, h.controllers
 }
 
 func (h hierarchy) has(controller string) bool {

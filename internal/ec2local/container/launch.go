@@ -27,8 +27,9 @@ type plan struct {
 	// KernelDir holds files that hide the kernel's, by the name they have below /.
 	KernelDir   string
 	KernelFiles []string
-	// CgroupsV1 are the version 1 hierarchies to mount, by their controllers. Empty where there is version 2 only.
-	CgroupsV1 []string
+	// CgroupsV1 are the mount options of the version 1 hierarchies, by their names in /sys/fs/cgroup. Empty where there
+	// is version 2 only.
+	CgroupsV1 map[string]string
 	// Environment is init's.
 	Environment []string
 }
@@ -38,6 +39,7 @@ func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 		Hostname:    m.Hostname,
 		Root:        filepath.Join(h.dir(m.ID), rootDir),
 		Binds:       map[string]string{},
+		CgroupsV1:   map[string]string{},
 		KernelDir:   filepath.Join(h.dir(m.ID), kernelDir),
 		KernelFiles: kernelFiles,
 		Environment: []string{
@@ -56,11 +58,10 @@ func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 			p.Binds["etc/alternatives"] = "/etc/alternatives"
 		}
 	}
-	if !h.cgroups.pure() {
-		for _, hierarchy := range h.cgroups.hierarchies {
-			if name := hierarchy.inside(); name != "" {
-				p.CgroupsV1 = append(p.CgroupsV1, name)
-			}
+	for _, hierarchy := range h.cgroups.hierarchies {
+		if !hierarchy.unified {
+			dir, options := hierarchy.inside()
+			p.CgroupsV1[dir] = options
 		}
 	}
 	return p

@@ -20,6 +20,9 @@ const (
 	cpuPeriod = 100_000
 	// maxTasks stops a fork bomb in a machine before it takes the host's process IDs, of which there may be only 32768.
 	maxTasks = 8192
+	// deviceAccess is what machines are refused of block devices, the host's disks above all. They may make the special
+	// files, since runc insists on letting its containers do so.
+	deviceAccess = "rw"
 )
 
 // quota is the CPU time of a machine in each cpuPeriod, in microseconds. More than the host has is no limit, and no error.
@@ -44,7 +47,7 @@ func (c *cgroups) createV1(h hierarchy, m machine.Spec) error {
 		{"cpu", "cpu.cfs_period_us", strconv.Itoa(cpuPeriod)},
 		{"cpu", "cpu.cfs_quota_us", strconv.FormatInt(quota(m.VCPUs), 10)},
 		{"pids", "pids.max", strconv.Itoa(maxTasks)},
-		{"devices", "devices.deny", "b *:* rwm"},
+		{"devices", "devices.deny", "b *:* " + deviceAccess},
 	}
 	for _, s := range settings {
 		if !h.has(s.controller) {
@@ -97,7 +100,7 @@ func (c *cgroups) createUnified(h hierarchy, m machine.Spec) error {
 		Pids:   &cgroup2.Pids{Max: maxTasks},
 		Devices: []specs.LinuxDeviceCgroup{
 			{Allow: true, Type: "a", Major: ptr(-1), Minor: ptr(-1), Access: "rwm"},
-			{Allow: false, Type: "b", Major: ptr(-1), Minor: ptr(-1), Access: "rwm"},
+			{Allow: false, Type: "b", Major: ptr(-1), Minor: ptr(-1), Access: deviceAccess},
 		},
 	}
 	manager, err := cgroup2.NewManager(h.mountpoint, filepath.Join("/kip-"+c.cluster, m.ID), resources)

@@ -117,19 +117,20 @@ func mountCgroups(p plan) error {
 	if err := mount("tmpfs", top, "tmpfs", safe, "mode=755"); err != nil {
 		return err
 	}
-	for _, controllers := range p.CgroupsV1 {
-		dir := filepath.Join(top, controllers)
+	for name, options := range p.CgroupsV1 {
+		dir := filepath.Join(top, name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		if err := mount("cgroup", dir, "cgroup", safe, controllers); err != nil {
+		if err := mount("cgroup", dir, "cgroup", safe, options); err != nil {
 			return err
 		}
-		for name := range strings.SplitSeq(controllers, ",") {
-			if name == controllers {
-				break
-			}
-			if err := os.Symlink(controllers, filepath.Join(top, name)); err != nil {
+		controllers := strings.Split(name, ",")
+		if len(controllers) == 1 {
+			continue
+		}
+		for _, c := range controllers { // as systemd does: cpu -> cpu,cpuacct
+			if err := os.Symlink(name, filepath.Join(top, c)); err != nil {
 				return err
 			}
 		}
