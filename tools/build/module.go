@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -40,15 +39,19 @@ func fingerprint(p program, moduleDir, version string) (string, error) {
 	hash := sha256.New()
 	fmt.Fprintf(hash, "%s %s/%s cgo=%t %q %q %q\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, p.cgo,
 		p.buildFlags(), p.ldflags(version, time.Time{}), p.packages())
-	for _, name := range []string{"go.mod", "go.sum"} {
-		content, err := os.ReadFile(filepath.Join(moduleDir, name))
-		if errors.Is(err, os.ErrNotExist) && name == "go.sum" {
-			continue // a module whose requirements are all local has none
+	files, err := os.ReadDir(moduleDir)
+	if err != nil {
+		return "", fmt.Errorf("reading the module of %s: %w", p.name, err)
+	}
+	for _, file := range files { // sorted by name: go.mod, go.sum and a main.go of ours
+		if file.IsDir() {
+			continue
 		}
+		content, err := os.ReadFile(filepath.Join(moduleDir, file.Name()))
 		if err != nil {
 			return "", fmt.Errorf("reading the module of %s: %w", p.name, err)
 		}
-		fmt.Fprintf(hash, "%s %d\n%s", name, len(content), content)
+		fmt.Fprintf(hash, "%s %d\n%s", file.Name(), len(content), content)
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
 }

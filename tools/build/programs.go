@@ -21,7 +21,7 @@ type program struct {
 	group  string
 	module string   // folder below tools with the go.mod that pins it
 	source string   // path of the module whose version is the program's version
-	main   []string // packages, relative to source; each makes one binary
+	main   []string // packages, relative to source, each of one binary; none if main.go is ours, beside the go.mod
 	rename string   // name of the binary, where its package's is another; only with one package
 	cgo    bool     // needs a C compiler and the Debian packages of set "build"
 	tags   []string
@@ -39,6 +39,9 @@ func (p program) binaries() []string {
 	if p.rename != "" {
 		return []string{p.rename}
 	}
+	if len(p.main) == 0 {
+		return []string{p.module}
+	}
 	names := make([]string, len(p.main))
 	for i, pkg := range p.main {
 		names[i] = path.Base(path.Join(p.source, pkg))
@@ -46,8 +49,11 @@ func (p program) binaries() []string {
 	return names
 }
 
-// packages returns the import paths of p's binaries.
+// packages returns p's main packages as the go command, run in p's module, takes them.
 func (p program) packages() []string {
+	if len(p.main) == 0 {
+		return []string{"."}
+	}
 	paths := make([]string, len(p.main))
 	for i, pkg := range p.main {
 		paths[i] = path.Join(p.source, pkg)
@@ -166,15 +172,15 @@ var programs = []program{
 	},
 	{
 		name: "coredns", group: groupCluster, module: "coredns",
-		source: "github.com/coredns/coredns", main: []string{"."},
-		stamp: stampVersion("github.com/coredns/coredns/coremain.gitTag", false),
-		check: []string{"-version"},
+		source: "github.com/coredns/coredns",
+		stamp:  stampVersion("github.com/coredns/coredns/coremain.gitTag", false),
+		check:  []string{"-version"},
 	},
 	{
 		name: "registry", group: groupCluster, module: "registry",
-		source: "github.com/distribution/distribution/v3", main: []string{"cmd/registry"},
-		stamp: stampVersion("github.com/distribution/distribution/v3/version.version", false),
-		check: []string{"--version"},
+		source: "github.com/distribution/distribution/v3",
+		stamp:  stampVersion("github.com/distribution/distribution/v3/version.version", false),
+		check:  []string{"--version"},
 	},
 	{
 		name: "controller-gen", group: groupDev, module: "controller-gen",

@@ -1,0 +1,69 @@
+# `make` prints the targets. Everything is built below .cache and bin; `make clean` removes both.
+
+# What make tools builds and installs with; see tools/README.md.
+build-tools := go run ./tools/build
+tools-bin   := .cache/tools/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status deps tools tools-dev build test test-unit test-e2e generate lint verify bench-start bench-overhead clean
+
+help: ## Print this
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ A cluster on this machine (Linux, root)
+
+up: deps tools build ## Start Kubernetes, an EC2 endpoint, Kip and an example on them
+	bin/kip-local up
+
+down: build ## End all of it and leave nothing behind
+	bin/kip-local down
+
+status: build ## Show what runs
+	bin/kip-local status
+
+##@ Building
+
+deps: ## Install the Debian packages that a cluster needs, where they are missing
+	@$(build-tools) deps run
+
+tools: ## Build Kubernetes, etcd, containerd and the like (once, up to 20 minutes on 2 cores)
+	@$(build-tools) programs cluster
+
+build: ## Build Kip's own programs into bin
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/ ./cmd/...
+
+generate: tools-dev ## Write the generated code and manifests anew
+	$(tools-bin)/controller-gen object crd paths=./api/... output:crd:dir=kustomize/crd
+
+clean: ## End a local cluster and remove all that was built
+	@if [ -x bin/kip-local ]; then bin/kip-local down; fi
+	rm -rf bin .cache
+
+##@ Checking
+
+test: test-unit ## Every test; without root the end-to-end tests are left out
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-e2e; \
+	else echo "Left out: the end-to-end tests, which need root (make test-e2e)."; fi
+
+test-unit: ## Tests of the packages, with the race detector
+	go test -race $$(go list ./... | grep -v /test/e2e)
+
+test-e2e: tools build ## Tests of whole clusters on this machine (Linux, root)
+	@$(build-tools) deps run test
+	KIP_E2E=1 go test ./test/e2e/... -count=1 -timeout 40m
+
+lint: tools-dev ## Check style and known mistakes
+	$(tools-bin)/golangci-lint run
+
+verify: generate lint ## Check that what is generated is up to date, and lint
+	@stale=$$(git status --porcelain -- api kustomize/crd); \
+	if [ -n "$$stale" ]; then echo "Not committed after make generate:"; echo "$$stale"; exit 1; fi
+
+bench-start: deps tools build ## Measure how long pods take to start (docs/benchmarks)
+	bin/kip-local bench start
+
+bench-overhead: deps tools build ## Measure the memory a cell needs beside its pod (docs/benchmarks)
+	bin/kip-local bench overhead
+
+tools-dev:
+	@$(build-tools) programs dev
