@@ -2,6 +2,7 @@ package instancetype
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -29,6 +30,10 @@ const (
 	// "T4, L4".
 	AnnotationGPUType = "pod.elotl.co/gpu-type"
 )
+
+// maxPatterns bounds what is compared with every instance type for every pod:
+// a pod is somebody's input.
+const maxPatterns = 100
 
 // maxVolumeGiB is the size limit of a gp3 volume, 64 TiB.
 const maxVolumeGiB = 64 << 10
@@ -84,6 +89,9 @@ func parsePatterns(value string) (patterns []string, bad string) {
 		if err := checkPattern(p); err != nil {
 			return nil, err.Error()
 		}
+		if len(patterns) == maxPatterns {
+			return nil, fmt.Sprintf("at most %d of them", maxPatterns)
+		}
 		if !slices.Contains(patterns, p) {
 			patterns = append(patterns, p)
 		}
@@ -96,6 +104,11 @@ func parseVolumeGiB(value string) (int32, bool) {
 	value = strings.TrimSpace(value)
 	if n, err := strconv.ParseInt(value, 10, 32); err == nil {
 		return int32(n), n >= 1 && n <= maxVolumeGiB
+	}
+	// Comparing a quantity such as 1e999999999 would keep this process busy
+	// for ever: no exponents, no endless numbers.
+	if len(value) > 20 || strings.ContainsAny(value, "eE") {
+		return 0, false
 	}
 	q, err := resource.ParseQuantity(value)
 	if err != nil || q.Sign() <= 0 || q.CmpInt64(maxVolumeGiB<<30) > 0 {

@@ -10,11 +10,17 @@ import (
 // A pattern is a glob ("c6i.*", "t?.micro"); with a leading "!" it excludes.
 // Names are compared in lower case.
 
+// maxPatternLength is more than any name has.
+const maxPatternLength = 64
+
 // checkPattern says what is wrong with a pattern.
 func checkPattern(p string) error {
 	bare := strings.TrimPrefix(p, "!")
 	if bare == "" {
 		return fmt.Errorf("empty pattern")
+	}
+	if len(bare) > maxPatternLength {
+		return fmt.Errorf("pattern of more than %d characters", maxPatternLength)
 	}
 	if _, err := path.Match(bare, ""); err != nil {
 		return fmt.Errorf("malformed pattern %q", p)
@@ -58,15 +64,20 @@ func asked(patterns []string, name string) bool {
 }
 
 // closest returns up to n known names that look like the given one, the most
-// similar first, and none that differ in more than a third of their letters.
+// similar first: the first letter is right, and of the others at least two
+// thirds.
 func closest(name string, known []string, n int) []string {
 	type scored struct {
 		name     string
 		distance int
 	}
 	var found []scored
+	name = strings.ToLower(name)
 	for _, k := range known {
-		d := editDistance(strings.ToLower(name), strings.ToLower(k))
+		if name == "" || k == "" || strings.ToLower(k)[0] != name[0] {
+			continue
+		}
+		d := editDistance(name, strings.ToLower(k))
 		if d <= max(1, len(name)/3) {
 			found = append(found, scored{k, d})
 		}

@@ -124,6 +124,13 @@ func nodeConstraints(pod *corev1.Pod) (constraints, error) {
 			})
 			continue
 		}
+		if len(patterns) > maxPatterns {
+			errs = append(errs, &InvalidPodError{
+				Field: "node selector or affinity on " + l.label, Value: fmt.Sprintf("%d values", len(patterns)),
+				Allowed: fmt.Sprintf("at most %d", maxPatterns),
+			})
+			continue
+		}
 		if l.into != nil {
 			*l.into = patterns
 		}

@@ -2,6 +2,7 @@ package instancetype
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -278,6 +279,16 @@ metadata:
 			pod:    `{metadata: {annotations: {pod.elotl.co/volume-size: 65Ti}}}`,
 			want:   []string{`"65Ti"`, "64Ti"},
 		},
+		"volume with an exponent": {
+			reason: "comparing such a quantity takes for ever",
+			pod:    `{metadata: {annotations: {pod.elotl.co/volume-size: "1e999999999"}}}`,
+			want:   []string{`"1e999999999"`, "64Ti"},
+		},
+		"endless list": {
+			reason: "every pattern is compared with every type",
+			pod:    `{metadata: {annotations: {pod.elotl.co/instance-type: "` + manyPatterns() + `"}}}`,
+			want:   []string{"at most 100"},
+		},
 		"windows": {
 			reason: "cells run Linux",
 			pod:    `{spec: {nodeSelector: {kubernetes.io/os: windows}, os: {name: windows}}}`,
@@ -350,10 +361,18 @@ spec: {nodeSelector: {node.kubernetes.io/instance-type: m5.large}}`,
 	}
 }
 
+func manyPatterns() string {
+	var all []string
+	for i := range maxPatterns + 1 {
+		all = append(all, fmt.Sprintf("t%d.*", i))
+	}
+	return strings.Join(all, ",")
+}
+
 func FuzzAnnotations(f *testing.F) {
 	f.Add("c6i.*, m6i.large", "T4", "spot", "100Gi")
 	f.Add("!t3.*,[a-", ",", "on-demand ", "9223372036854775807")
-	f.Add("a\\", "*?", "", "1e99")
+	f.Add("a\\", "*?", "", "1e999999999")
 	f.Fuzz(func(t *testing.T, types, gpus, launch, volume string) {
 		m := map[string]string{
 			AnnotationInstanceType: types, AnnotationGPUType: gpus,
