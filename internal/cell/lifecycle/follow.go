@@ -1,0 +1,160 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+)
+
+// Two phases usually pass so fast that writing them would be a waste. They are
+// written when they last.
+const (
+	boundPatience    = 3 * time.Second // from enrolment to the pod's running
+	drainingPatience = 5 * time.Second // from the pod's end to the Cell's deletion
+)
+
+// follow keeps the phase of a Cell with an instance true.
+func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, error) {
+	if why := r.gone(s); why != "" {
+		return r.lose(ctx, s, why)
+	}
+	if s.cell.Status.Enrolment == nil {
+		return r.boot(ctx, s)
+	}
+	return r.run(ctx, s)
+}
+
+// gone says why the instance is of no use any more, "" while it is.
+func (r *Reconciler) gone(s *scope) string {
+	id := s.cell.Status.InstanceID
+	mine, ok := r.found(s)
+	if !ok {
+		return ""
+	}
+	for _, i := range mine {
+		if i.ID != id {
+			continue // what it is doing here is garbage collection's business
+		}
+		if !i.State.Alive() {
+			return fmt.Sprintf("instance %s is %s: %s", id, i.State, i.StateReason)
+		}
+		addresses(s.cell, &i)
+		return ""
+	}
+	if r.provenAbsent(s) {
+		return fmt.Sprintf("instance %s does not exist any more", id)
+	}
+	return ""
+}
+
+// boot waits for enrolment, for a time. An instance that was launched while
+// Kip was away gets the whole time from Kip's start on.
+func (r *Reconciler) boot(ctx context.Context, s *scope) (reconcile.Result, error) {
+	since := r.started
+	if l := s.cell.Status.Launch; l != nil && l.Time.After(since) {
+		since = l.Time.Time
+	}
+	if left := since.Add(r.cfg.BootTimeout).Sub(s.now); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	r.metrics.bootTimeouts.Inc()
+	return r.lose(ctx, s,
+		fmt.Sprintf("instance %s did not come up within %s and is being terminated", s.cell.Status.InstanceID, r.cfg.BootTimeout))
+}
+
+// run follows the pod of an enrolled cell.
+func (r *Reconciler) run(ctx context.Context, s *scope) (reconcile.Result, error) {
+	status := &s.cell.Status
+	if status.Phase == v1beta1.CellBooting {
+		r.metrics.booted(s)
+	}
+	phase, err := r.podPhase(ctx, s)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if phase != v1beta1.CellDraining {
+		s.mem.drainingSince = time.Time{}
+	}
+	switch phase {
+	case v1beta1.CellReady:
+		s.condition(metav1.ConditionTrue, v1beta1.ReasonEnrolled, "the cell waits for a pod")
+	case v1beta1.CellBound:
+		if left := status.Enrolment.Time.Add(boundPatience).Sub(s.now); left > 0 && status.Phase == v1beta1.CellBooting {
+			return reconcile.Result{RequeueAfter: left}, nil
+		}
+		s.condition(metav1.ConditionTrue, v1beta1.ReasonEnrolled, "the cell starts the pod")
+	case v1beta1.CellRunning:
+		s.condition(metav1.ConditionTrue, v1beta1.ReasonEnrolled, "the cell runs the pod")
+	case v1beta1.CellDraining:
+		if s.mem.drainingSince.IsZero() {
+			s.mem.drainingSince = s.now
+		}
+		if left := s.mem.drainingSince.Add(drainingPatience).Sub(s.now); left > 0 && status.Phase != v1beta1.CellDraining {
+			return reconcile.Result{RequeueAfter: left}, nil
+		}
+		s.condition(metav1.ConditionFalse, v1beta1.ReasonDraining, "the pod ends, or ended and its logs are being kept")
+	}
+	if status.Phase != phase {
+		s.log.Info("cell changes phase", "from", status.Phase, "to", phase, "instance", status.InstanceID)
+		status.Phase = phase
+	}
+	return reconcile.Result{}, nil
+}
+
+// podPhase is the phase of an enrolled cell as its pod shows it.
+func (r *Reconciler) podPhase(ctx context.Context, s *scope) (v1beta1.CellPhase, error) {
+	ref := s.cell.Spec.Pod
+	if ref == nil {
+		return v1beta1.CellReady, nil
+	}
+	pod := &corev1.Pod{}
+	err := r.cfg.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, pod)
+	switch {
+	case apierrors.IsNotFound(err):
+		return v1beta1.CellDraining, nil
+	case err != nil:
+		return "", fmt.Errorf("reading pod %s/%s: %w", ref.Namespace, ref.Name, err)
+	case pod.UID != ref.UID, pod.DeletionTimestamp != nil,
+		pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
+		return v1beta1.CellDraining, nil
+	case pod.Status.Phase == corev1.PodRunning:
+		return v1beta1.CellRunning, nil
+	default:
+		return v1beta1.CellBound, nil
+	}
+}
+
+// lose records that the Cell's instance is of no use any more. What becomes of
+// the pod is the provider's decision, who then deletes the Cell.
+func (r *Reconciler) lose(ctx context.Context, s *scope, message string) (reconcile.Result, error) {
+	s.log.Warn("instance lost", "instance", s.cell.Status.InstanceID, "why", message)
+	s.cell.Status.Phase = v1beta1.CellTerminating
+	s.condition(metav1.ConditionFalse, v1beta1.ReasonInstanceGone, message)
+	r.event(s, corev1.EventTypeWarning, v1beta1.ReasonInstanceGone, message)
+	if err := r.write(ctx, s); err != nil {
+		return reconcile.Result{}, err
+	}
+	return r.afterLoss(ctx, s)
+}
+
+// afterLoss sees to it that a lost instance does not cost money while the
+// provider decides: it may be stopped, or have failed to boot.
+func (r *Reconciler) afterLoss(ctx context.Context, s *scope) (reconcile.Result, error) {
+	rest, err := r.endInstances(ctx, s)
+	if err != nil {
+		s.log.Warn("terminating lost instance failed", "err", err)
+		return r.delay(s, reactionTo(err).backoff), nil
+	}
+	if rest == 0 || s.cell.Status.InstanceID == "" {
+		return reconcile.Result{}, nil
+	}
+	return reconcile.Result{RequeueAfter: terminationRecheck}, nil
+}

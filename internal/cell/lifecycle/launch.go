@@ -1,0 +1,237 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/instancetype"
+)
+
+// offeringsPerReconcile bounds how long one Cell keeps a worker busy when
+// nearly everything is sold out. What was refused is remembered, so the next
+// turn goes on where this one stopped.
+const offeringsPerReconcile = 20
+
+// subnetsPerZone is how often a zone is tried in one reconcile although its
+// subnet was full: it may have several.
+const subnetsPerZone = 3
+
+// attempt is what one reconcile learns while it tries offerings.
+type attempt struct {
+	userData []byte
+	// barred capacity types ran into the account's limit, barred zones had
+	// only full subnets.
+	barred  map[v1beta1.CapacityType]bool
+	full    map[string]int
+	refusal error // the last one
+}
+
+// launch brings a Cell without an instance to Booting, or to a state that says
+// what it waits for.
+func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, error) {
+	if s.cell.Status.Phase == v1beta1.CellLaunching && s.mem.token != s.token() {
+		// Written by a Kip before this one, which may have called the cloud.
+		s.mem.token, s.mem.ambiguous = s.token(), true
+	}
+	userData, err := r.cfg.UserData(s.cell.DeepCopy())
+	if err != nil {
+		return r.refused(s, &cloudprovider.Error{Kind: cloudprovider.InvalidConfiguration, Err: fmt.Errorf("making user data: %w", err)}), nil
+	}
+	a := &attempt{userData: userData, barred: map[v1beta1.CapacityType]bool{}, full: map[string]int{}}
+	for range offeringsPerReconcile {
+		if s.cell.Status.Phase != v1beta1.CellLaunching {
+			chosen, wait := r.choose(ctx, s, a)
+			if chosen == nil {
+				return wait, nil
+			}
+			if err := r.intend(ctx, s, chosen); err != nil {
+				return reconcile.Result{}, err
+			}
+		}
+		if again, result, err := r.create(ctx, s, a); !again {
+			return result, err
+		}
+	}
+	return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
+}
+
+// choose returns the offering to try next. If there is none it leaves the Cell
+// Pending with the reason, and says when to look again.
+func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instancetype.Offering, reconcile.Result) {
+	req := s.cell.Spec.Requirements.DeepCopy()
+	opts := r.cfg.Options
+	opts.Unavailable, opts.Now, opts.Limit = r.unavailable, r.cfg.Clock.Now(), 1
+	if only := s.cell.Spec.Instance.PrivateIPOnly; only != nil {
+		opts.PublicIPv4 = !*only
+	}
+	if lister, ok := r.cfg.Cloud.(cloudprovider.ZoneLister); ok {
+		zones, err := lister.Zones(ctx)
+		if err == nil && len(zones) == 0 {
+			err = &cloudprovider.Error{Kind: cloudprovider.SubnetFull, Message: "no subnet has free addresses for a cell"}
+		}
+		if err != nil {
+			return nil, r.refused(s, err)
+		}
+		opts.Zones = slices.DeleteFunc(slices.Clone(zones), func(z string) bool { return a.full[z] >= subnetsPerZone })
+		if len(opts.Zones) == 0 {
+			return nil, r.refused(s, a.refusal)
+		}
+	}
+	if len(a.barred) > 0 {
+		types := req.CapacityTypes
+		if len(types) == 0 {
+			types = []v1beta1.CapacityType{v1beta1.OnDemand}
+		}
+		req.CapacityTypes = slices.DeleteFunc(slices.Clone(types), func(t v1beta1.CapacityType) bool { return a.barred[t] })
+		if len(req.CapacityTypes) == 0 {
+			return nil, r.refused(s, a.refusal)
+		}
+	}
+	found := r.cfg.Offerings(*req, opts)
+	if len(found.Offerings) > 0 {
+		return &found.Offerings[0], reconcile.Result{}
+	}
+	return nil, r.nothingFits(s, a, found.Err())
+}
+
+// intend writes down which offering is asked for next. From here on an
+// instance may exist.
+func (r *Reconciler) intend(ctx context.Context, s *scope, o *instancetype.Offering) error {
+	status := &s.cell.Status
+	launch := &v1beta1.LaunchStatus{
+		InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, Architecture: o.Architecture,
+		HourlyUSD: o.Price(), Time: metav1.NewTime(r.cfg.Clock.Now()),
+	}
+	if status.Launch != nil {
+		launch.Number = status.Launch.Number + 1
+	}
+	status.Launch, status.Phase = launch, v1beta1.CellLaunching
+	s.condition(metav1.ConditionFalse, v1beta1.ReasonLaunching, "launching "+describe(launch))
+	s.mem.token, s.mem.ambiguous = "", false
+	if err := r.write(ctx, s); err != nil {
+		return err
+	}
+	s.mem.token = s.token()
+	return nil
+}
+
+// create asks the cloud for the intended instance. Again says that the next
+// offering may be tried at once.
+func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bool, result reconcile.Result, err error) {
+	launch := s.cell.Status.Launch
+	log := s.log.With("type", launch.InstanceType, "zone", launch.Zone, "capacityType", launch.CapacityType)
+	begin := r.cfg.Clock.Now()
+	instance, err := r.cfg.Cloud.Create(ctx, cloudprovider.LaunchRequest{
+		ClientToken: s.token(), CellName: s.cell.Name, CellUID: s.cell.UID, Pod: s.cell.Spec.Pod.DeepCopy(),
+		Launch: *launch, UserData: a.userData, VolumeGiB: s.cell.Spec.Requirements.VolumeGiB,
+		CPU: s.cell.Spec.Requirements.CPU, Instance: *s.cell.Spec.Instance.DeepCopy(),
+	})
+	took := r.cfg.Clock.Since(begin)
+	r.metrics.launched(err, took)
+	kind := cloudprovider.KindOf(err)
+	switch {
+	case err == nil && !instance.State.Alive():
+		s.mem.instanceID, s.cell.Status.InstanceID = instance.ID, instance.ID
+		result, err = r.lose(ctx, s, fmt.Sprintf("instance %s is %s: %s", instance.ID, instance.State, instance.StateReason))
+		return false, result, err
+	case err == nil:
+		log.Info("instance launched", "instance", instance.ID, "address", instance.PrimaryIP, "took", took)
+		return false, reconcile.Result{RequeueAfter: r.cfg.BootTimeout}, r.launchedAs(ctx, s, instance)
+	case kind == cloudprovider.Terminated:
+		result, err = r.lose(ctx, s, "the instance was terminated before Kip knew its ID: "+err.Error())
+		return false, result, err
+	}
+	log.Warn("launch refused", "kind", kind, "err", err)
+	a.refusal = err
+	if !kind.Definite() {
+		s.mem.ambiguous, s.mem.absentLook = true, 0
+		r.touching(s)
+	}
+	if s.mem.ambiguous {
+		return r.settle(ctx, s, a, err)
+	}
+	return r.react(s, a, err)
+}
+
+// settle handles a failed call when it, or an earlier one for the same intent,
+// may have launched an instance: the intent stands until that is known.
+func (r *Reconciler) settle(ctx context.Context, s *scope, a *attempt, cause error) (again bool, result reconcile.Result, err error) {
+	if mine, ok := r.found(s); ok {
+		for _, i := range mine {
+			if i.ClientToken == s.token() {
+				s.log.Info("instance of an unanswered launch found", "instance", i.ID)
+				return false, reconcile.Result{RequeueAfter: r.cfg.BootTimeout}, r.launchedAs(ctx, s, &i)
+			}
+		}
+	}
+	kind := cloudprovider.KindOf(cause)
+	if (kind.Definite() || kind == cloudprovider.TokenConflict) && r.provenAbsent(s) {
+		s.mem.ambiguous = false
+		return r.react(s, a, cause)
+	}
+	return false, r.refusedKeeping(s, cause), nil
+}
+
+// launchedAs records the instance. It is written at once, since dialling the
+// cell begins with it.
+func (r *Reconciler) launchedAs(ctx context.Context, s *scope, i *cloudprovider.Instance) error {
+	s.mem.instanceID = i.ID
+	r.touching(s)
+	status := &s.cell.Status
+	status.InstanceID, status.Phase = i.ID, v1beta1.CellBooting
+	if status.Launch.Zone == "" {
+		status.Launch.Zone = i.Zone
+	}
+	addresses(s.cell, i)
+	s.condition(metav1.ConditionFalse, v1beta1.ReasonBooting, fmt.Sprintf("instance %s (%s) is booting", i.ID, i.InstanceType))
+	s.mem.failures, s.mem.tried, s.mem.told, s.mem.absentLook = 0, nil, "", 0
+	r.event(s, corev1.EventTypeNormal, "Launched", fmt.Sprintf("launched %s: %s", i.ID, describe(s.cell.Status.Launch)))
+	return r.write(ctx, s)
+}
+
+// addresses copies what the cloud knows; an ended instance has none any more,
+// and the old ones stay for the record.
+func addresses(cell *v1beta1.Cell, i *cloudprovider.Instance) {
+	for _, a := range []struct {
+		to   *string
+		from string
+	}{{&cell.Status.PrimaryIP, i.PrimaryIP}, {&cell.Status.PodIP, i.PodIP}, {&cell.Status.PublicIP, i.PublicIP}} {
+		if a.from != "" {
+			*a.to = a.from
+		}
+	}
+}
+
+// nothingFits is the answer when the catalogue offers nothing: for good, or
+// because all of it was refused lately.
+func (r *Reconciler) nothingFits(s *scope, a *attempt, err error) reconcile.Result {
+	noFit, ok := errors.AsType[*instancetype.NoFitError](err)
+	if !ok || noFit.RetryAt.IsZero() {
+		if a.refusal != nil && kindBars(cloudprovider.KindOf(a.refusal)) {
+			return r.refused(s, a.refusal)
+		}
+		r.pending(s, v1beta1.ReasonNoInstanceTypeFits, err.Error())
+		return reconcile.Result{RequeueAfter: catalogueRecheck}
+	}
+	r.pending(s, v1beta1.ReasonInsufficientCapacity, soldOut(s.mem, noFit.RetryAt))
+	wait := noFit.RetryAt.Sub(s.now)
+	return reconcile.Result{RequeueAfter: min(max(wait, time.Second), capacityRecheck)}
+}
+
+// describe is an offering in a user's words.
+func describe(l *v1beta1.LaunchStatus) string {
+	zone := l.Zone
+	if zone == "" {
+		zone = "any zone"
+	}
+	return fmt.Sprintf("%s (%s) in %s for %s USD per hour", l.InstanceType, l.CapacityType, zone, l.HourlyUSD)
+}
