@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
+	"github.com/elotl/kip/v2/internal/gateway/watchcache"
+)
+
+const (
+	// upstreamRate and upstreamBurst limit what one cell can make the API
+	// server do. A pod of 100 ConfigMaps and Secrets needs some 200 requests at
+	// its start, and hardly any later.
+	upstreamRate, upstreamBurst = 20, 400
+	// eventRate and eventBurst limit a cell's events: one a second, as the
+	// kubelet's own recorder does over a longer time.
+	eventRate, eventBurst = 1, 50
+	// maxEvents is how many of its own events a cell may add to later.
+	maxEvents = 256
+)
+
+// cellState is what the gateway keeps of a cell between requests. Nothing of
+// it outlives the process, and nothing is lost with it: the kubelet writes it
+// again.
+type cellState struct {
+	g    *Gateway
+	name string
+
+	inFlight atomic.Int64
+	// upstreamLimit and eventLimit are this cell's budgets.
+	upstreamLimit, eventLimit *rate.Limiter
+
+	pod  podView
+	node nodeView
+
+	mu      sync.Mutex
+	lease   *coordinationv1.Lease
+	csiNode *storagev1.CSINode
+	// events are the names of the events that this cell made, oldest first.
+	events []eventKey
+	// streams are the proxied watches that end with the pod.
+	streams map[*context.CancelFunc]struct{}
+}
+
+func newCellState(g *Gateway, name string) *cellState {
+	return &cellState{
+		g:             g,
+		name:          name,
+		upstreamLimit: rate.NewLimiter(upstreamRate, upstreamBurst),
+		eventLimit:    rate.NewLimiter(rate.Every(time.Second/eventRate), eventBurst),
+		pod:           podView{single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Pod"), g.versions)},
+		node: nodeView{
+			single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Node"), g.versions),
+			// The API server would have made it about now.
+			created: g.clock.Now(),
+		},
+		streams: map[*context.CancelFunc]struct{}{},
+	}
+}
+
+// stream derives a context that ends when the cell's pod goes. The caller
+// calls done in the end.
+func (c *cellState) stream(ctx context.Context) (_ context.Context, done func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	c.mu.Lock()
+	c.streams[&cancel] = struct{}{}
+	c.mu.Unlock()
+	return ctx, func() {
+		cancel()
+		c.mu.Lock()
+		delete(c.streams, &cancel)
+		c.mu.Unlock()
+	}
+}
+
+// endStreams ends all proxied watches of the cell.
+func (c *cellState) endStreams() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for cancel := range c.streams {
+		(*cancel)()
+	}
+}

@@ -1,0 +1,48 @@
+package gateway
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/elotl/kip/v2/internal/gateway/watchcache"
+)
+
+const (
+	// minWatchTimeout is how long a watch lasts for which the client names no
+	// time; up to twice that, so that clients do not come back all at once.
+	minWatchTimeout = 30 * time.Minute
+	// maxWatchTimeout is how long a watch lasts at most.
+	maxWatchTimeout = 2 * time.Hour
+)
+
+// serveWatch answers a watch from a source in Kip's memory. poke may be nil.
+func (c *call) serveWatch(src watchcache.Source, sel watchcache.Selector, poke <-chan struct{}) error {
+	o := c.req.options
+	watch := watchcache.WatchOptions{
+		Selector:  sel,
+		Bookmarks: o.allowBookmarks,
+		Timeout:   min(o.timeout, maxWatchTimeout),
+		Clock:     c.g.clock,
+		Poke:      poke,
+	}
+	if watch.Timeout <= 0 {
+		watch.Timeout = minWatchTimeout + rand.N(minWatchTimeout)
+	}
+	// "0" means any version that there is, which is always the newest here.
+	unset := o.resourceVersion == "" || o.resourceVersion == "0"
+	switch {
+	case o.sendInitialEvents != nil:
+		// Not older than the version asked for: the newest there is. A version
+		// of the future can only come from a Kip whose clock was ahead.
+		watch.InitialEvents, watch.InitialEventsEnd = *o.sendInitialEvents, *o.sendInitialEvents
+	case unset:
+		watch.InitialEvents = true
+	}
+	if !watch.InitialEvents && !unset {
+		watch.From, _ = watchcache.ParseVersion(o.resourceVersion)
+	}
+	gauge := c.g.metrics.watches.WithLabelValues(c.req.resource.Resource)
+	gauge.Inc()
+	defer gauge.Dec()
+	return watchcache.ServeWatch(c.ctx, c.w, src, watch)
+}
