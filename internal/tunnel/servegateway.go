@@ -53,7 +53,9 @@ func (d *Dialer) ServeGateway(ctx context.Context, addr, cell string, h http.Han
 		WriteByteTimeout:     stallTimeout,
 	}
 	server.ServeConn(watched, &http2.ServeConnOpts{
-		Context:    ctx,
+		// Requests end with the connection, not before it: the agent must not
+		// take what we cut short for a complete answer.
+		Context:    context.WithoutCancel(ctx),
 		BaseConfig: &http.Server{ErrorLog: slog.NewLogLogger(d.config.Logger.Handler(), slog.LevelDebug)},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if requests.begin() {
