@@ -71,37 +71,42 @@ func (r *Region) newQuery(req v1beta1.Requirements, opts Options) *query {
 	}
 	q.volumeUSD = round(r.gp3USD() * float64(cmp.Or(req.VolumeGiB, opts.DefaultVolumeGiB, DefaultVolumeGiB)) / hoursPerMonth)
 
-	if len(r.Zones) > 0 {
-		for i, name := range r.Zones {
-			if matches(req.Zones, name) && (len(opts.Zones) == 0 || slices.Contains(opts.Zones, name)) {
-				q.zones = append(q.zones, zone{name, 1 << i})
-			}
-		}
-	} else {
-		q.zones = unknownZones(req.Zones, opts.Zones)
-	}
+	q.zones = r.acceptedZones(req.Zones, opts.Zones)
 	for _, z := range q.zones {
 		q.zoneBits |= z.bit
 	}
 	return q
 }
 
-// unknownZones are the zones to choose from in a region whose zones the
-// catalogue does not know: those given, else those the pod names, else one
-// without a name, which leaves the zone open.
-func unknownZones(accepted, launchable []string) []zone {
-	const bit = 1
+// acceptedZones are the zones to choose from, the preferred first: those in
+// which an instance can be launched (all if empty) and that the pod accepts.
+//
+// Of a region whose zones the catalogue does not know, the zones given are
+// taken to exist, else those that the pod names, else one without a name, which
+// leaves the zone to the cloud.
+func (r *Region) acceptedZones(accepted, launchable []string) []zone {
 	names := launchable
 	if len(names) == 0 {
+		names = r.Zones
+	}
+	if len(names) == 0 {
 		names = slices.DeleteFunc(slices.Clone(accepted), func(p string) bool { return !isExact(p) })
-		if len(names) == 0 {
-			return []zone{{"", bit}}
-		}
+	}
+	if len(names) == 0 {
+		return []zone{{"", 1}}
 	}
 	var zones []zone
-	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
-		if matches(accepted, name) {
-			zones = append(zones, zone{name, bit})
+	for _, name := range names {
+		z := zone{name, 1} // entries of such a region have all bits set
+		if len(r.Zones) > 0 {
+			i, known := slices.BinarySearch(r.Zones, name)
+			if !known {
+				continue
+			}
+			z.bit = 1 << i
+		}
+		if matches(accepted, name) && !slices.Contains(zones, z) {
+			zones = append(zones, z)
 		}
 	}
 	return zones
@@ -139,8 +144,8 @@ type candidate struct {
 // Offerings returns what can hold the pod, cheapest first.
 //
 // The order is total: by whole hourly cost; of equal cost on-demand before
-// spot (it is not taken away), the newer generation, then names of type and
-// zone. The same arguments give the same answer.
+// spot (it is not taken away), the newer generation, the name of the type, and
+// the zone in the order of opts.Zones. The same arguments give the same answer.
 func (r *Region) Offerings(req v1beta1.Requirements, opts Options) Result {
 	q := r.newQuery(req, opts)
 	result := Result{Considered: len(r.entries)}

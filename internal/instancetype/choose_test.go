@@ -54,6 +54,12 @@ func TestOfferings(t *testing.T) {
 			opts:   Options{Zones: []string{"us-west-2c"}},
 			want:   []string{"t3a.nano us-west-2c on-demand 0.005796", "t3.nano us-west-2c on-demand 0.006296"},
 		},
+		"preferred zone": {
+			reason: "of equal price the zone that is named first",
+			req:    needs("50m", "128Mi"),
+			opts:   Options{Zones: []string{"us-west-2c", "us-west-2a"}},
+			want:   []string{"t3a.nano us-west-2c on-demand", "t3a.nano us-west-2a on-demand", "t3.nano us-west-2c on-demand"},
+		},
 		"credits": {
 			reason: "a whole vCPU all day is dearer on t3 than on a type that has one",
 			req:    needs("1", "3Gi"),
@@ -308,7 +314,7 @@ func TestZonesUnknown(t *testing.T) {
 		want    []string
 	}{
 		"none known":     {reason: "the cloud chooses", want: []string{""}},
-		"subnets":        {reason: "taken to be right", subnets: []string{"b", "a", "a"}, want: []string{"a", "b"}},
+		"subnets":        {reason: "taken to be right", subnets: []string{"b", "a", "a"}, want: []string{"b", "a"}},
 		"pod":            {reason: "taken to be right", pod: []string{"c"}, want: []string{"c"}},
 		"pod excludes":   {reason: "the cloud cannot be told what not to choose, subnets can", pod: []string{"!a"}, subnets: []string{"a", "b"}, want: []string{"b"}},
 		"nothing shared": {reason: "no zone is left", pod: []string{"c"}, subnets: []string{"a"}},

@@ -37,7 +37,8 @@ func (o Offering) Key() Key {
 // The zero value considers every zone of the region and no shortage.
 type Options struct {
 	// Zones are those in which an instance can be launched, because there is a
-	// subnet. Empty means all zones of the region.
+	// subnet, the preferred first: prices do not tell zones apart. Empty means
+	// all zones of the region.
 	Zones []string
 
 	// Unavailable holds offerings that were refused a short while ago, as of

@@ -54,6 +54,13 @@ func TestPodCapacity(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
+	gpus := map[string]int64{"g4dn.12xlarge": 4, "g6f.large": 1, "g4ad.xlarge": 0}
+	for name, want := range gpus {
+		it, _ := c.Type(name)
+		if q := it.PodCapacity()[ResourceGPU]; q.Value() != want {
+			t.Errorf("%s: %d GPUs for pods, want %d", name, q.Value(), want)
+		}
+	}
 	tiny := &InstanceType{Name: "x1.tiny", VCPUs: 1, MemoryMiB: 128}
 	memory := tiny.PodCapacity()[corev1.ResourceMemory]
 	if !memory.IsZero() {

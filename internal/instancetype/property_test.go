@@ -76,7 +76,7 @@ func compareChoice(t *testing.T, world *world, catalogue *Catalogue, i int) stri
 		t.Fatal(err)
 	}
 	opts := Options{Now: now, PublicIPv4: rng.IntN(2) == 0, Unavailable: &Unavailable{}}
-	if len(region.Zones) > 0 && rng.IntN(3) == 0 {
+	if len(region.Zones) > 0 && rng.IntN(2) == 0 {
 		opts.Zones = []string{region.Zones[rng.IntN(len(region.Zones))], region.Zones[0]}
 	}
 
@@ -442,6 +442,9 @@ func (w *world) search(p randomized, region string, subnetZones []string, public
 		}
 		if a.Type != b.Type {
 			return a.Type < b.Type
+		}
+		if x, y := slices.Index(subnetZones, a.Zone), slices.Index(subnetZones, b.Zone); x != y {
+			return x < y
 		}
 		return a.Zone < b.Zone
 	})

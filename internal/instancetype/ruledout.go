@@ -18,8 +18,8 @@ const (
 	ReasonBareMetal    Reason = "BareMetal"       // left out unless asked for: minutes to boot
 	ReasonOldPlatform  Reason = "OldPlatform"     // Xen or older: left out unless asked for
 	ReasonAddresses    Reason = "TooFewAddresses" // no second IPv4 address for the pod
-	ReasonCPU          Reason = "TooFewCPUs"      //
-	ReasonMemory       Reason = "TooLittleMemory" //
+	ReasonCPU          Reason = "TooFewCPUs"
+	ReasonMemory       Reason = "TooLittleMemory"
 	ReasonGPUs         Reason = "NoSuchGPUs"      // too few, or another model
 	ReasonGPUSlice     Reason = "GPUSlice"        // only a part of a GPU: left out unless asked for
 	ReasonCPUBaseline  Reason = "CPUBaseline"     // a flex type, whose CPU is not all guaranteed
@@ -171,11 +171,6 @@ func (q *query) acceptsArchitecture(e *entry) bool {
 
 func (q *query) acceptsGPUModel(e *entry) bool {
 	return e.hasNVIDIA() && matches(q.req.GPUModels, e.GPU.Name)
-}
-
-// hasNVIDIA: the resource that pods ask for is NVIDIA's.
-func (e *entry) hasNVIDIA() bool {
-	return e.GPU != nil && strings.EqualFold(e.GPU.Manufacturer, "NVIDIA")
 }
 
 func (q *query) anyAvailable(e *entry) bool {

@@ -1,6 +1,8 @@
 package instancetype
 
 import (
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 )
@@ -66,8 +68,17 @@ type GPU struct {
 // PodCapacity is what a pod may request on an instance of this type: the
 // node's capacity as the cell's kubelet and the scheduler should see it.
 func (t *InstanceType) PodCapacity() corev1.ResourceList {
-	return corev1.ResourceList{
+	capacity := corev1.ResourceList{
 		corev1.ResourceCPU:    *resource.NewQuantity(int64(t.VCPUs), resource.DecimalSI),
 		corev1.ResourceMemory: *resource.NewQuantity(t.PodMemoryMiB()<<20, resource.BinarySI),
 	}
+	if t.hasNVIDIA() {
+		capacity[ResourceGPU] = *resource.NewQuantity(int64(t.GPU.Count), resource.DecimalSI)
+	}
+	return capacity
+}
+
+// hasNVIDIA: the resource by which pods ask for GPUs is NVIDIA's.
+func (t *InstanceType) hasNVIDIA() bool {
+	return t.GPU != nil && strings.EqualFold(t.GPU.Manufacturer, "NVIDIA")
 }
