@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
@@ -48,7 +49,7 @@ func (h *Hypervisor) makeDisk(m machine.Spec) error {
 		return err
 	}
 	if !hasOwnUsr(image) {
-		if err := borrowUsr(draft); err != nil {
+		if err := borrowUsr(draft, image); err != nil {
 			return fmt.Errorf("preparing for the host's /usr: %w", err)
 		}
 	}
@@ -98,39 +99,38 @@ func hasOwnUsr(image string) bool {
 }
 
 // borrowUsr prepares a root for the host's /usr: mount points, and /bin, /sbin, /lib… as they are on the host. Where
-// the image has such a directory itself, typically for /sbin/init, the host's entries join it as links.
-func borrowUsr(root string) error {
+// the image has such a directory itself, typically for /sbin/init, both are laid over each other (see mergedWith).
+func borrowUsr(root, image string) error {
 	for _, d := range []string{"usr", "etc/alternatives"} {
 		if err := makeDir(filepath.Join(root, d), 0o755); err != nil {
 			return err
 		}
 	}
 	for _, name := range mergedDirs {
-		target, err := os.Readlink("/" + name)
-		if err != nil {
-			continue // the host has none, or one that is no part of /usr
-		}
 		path := filepath.Join(root, name)
-		if _, err := os.Lstat(path); err != nil {
-			if err := os.Symlink(target, path); err != nil {
+		if mergedWith(image, name) {
+			if err := makeDir(path, 0o755); err != nil {
 				return err
 			}
 			continue
 		}
-		entries, err := os.ReadDir("/" + name)
+		target, err := os.Readlink("/" + name)
 		if err != nil {
-			return err
+			continue // the host has none, or one that is no part of /usr
 		}
-		for _, e := range entries {
-			if err := makeLink(filepath.Join(path, e.Name()), filepath.Join("/usr", name, e.Name())); err != nil {
-				return err
-			}
+		if err := os.Symlink(target, path); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// copyImage copies all of an image but /opt, which machines share.
+// mergedWith says whether both image and host have this directory, and the host's /usr is used.
+func mergedWith(image, name string) bool {
+	return !hasOwnUsr(image) && slices.Contains(mergedDirs, name) && isDir("/"+name) && isDir(filepath.Join(image, name))
+}
+
+// copyImage copies all of an image but what is mounted from it.
 func copyImage(to, from string) error {
 	if _, err := os.Lstat(filepath.Join(from, "sbin/init")); err != nil {
 		return fmt.Errorf("it has no /sbin/init: %w", err)
@@ -145,7 +145,7 @@ func copyImage(to, from string) error {
 		}
 		target := filepath.Join(to, name)
 		switch {
-		case name == "opt":
+		case name == "opt" || mergedWith(from, name):
 			return fs.SkipDir
 		case e.IsDir():
 			info, err := e.Info()

@@ -24,6 +24,9 @@ type plan struct {
 	Root     string // the machine's disk
 	// Binds are directories of the host that the machine sees read-only, by their path in the machine.
 	Binds map[string]string
+	// Merged are directories of the image, by their path in the machine, where they lie over the host's directory of
+	// the same name, read-only as well.
+	Merged map[string]string
 	// KernelDir holds files that hide the kernel's, by the name they have below /.
 	KernelDir   string
 	KernelFiles []string
@@ -39,6 +42,7 @@ func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 		Hostname:    m.Hostname,
 		Root:        filepath.Join(h.dir(m.ID), rootDir),
 		Binds:       map[string]string{},
+		Merged:      map[string]string{},
 		CgroupsV1:   map[string]string{},
 		KernelDir:   filepath.Join(h.dir(m.ID), kernelDir),
 		KernelFiles: kernelFiles,
@@ -56,6 +60,11 @@ func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 		p.Binds["usr"] = "/usr"
 		if isDir("/etc/alternatives") {
 			p.Binds["etc/alternatives"] = "/etc/alternatives"
+		}
+	}
+	for _, name := range mergedDirs {
+		if mergedWith(image, name) {
+			p.Merged[name] = filepath.Join(image, name)
 		}
 	}
 	for _, hierarchy := range h.cgroups.hierarchies {

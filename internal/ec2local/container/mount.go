@@ -42,6 +42,13 @@ func mountAll(p plan) error {
 			return err
 		}
 	}
+	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`) // of overlayfs' options
+	for name, over := range p.Merged {
+		lower := "lowerdir=" + escape.Replace(over) + ":/" + name
+		if err := mount("overlay", filepath.Join(p.Root, name), "overlay", unix.MS_RDONLY, lower); err != nil {
+			return err
+		}
+	}
 	steps := []func(plan) error{mountKernel, mountDev, mountRun, mountCgroups, hideKernelFiles}
 	for _, step := range steps {
 		if err := step(p); err != nil {
