@@ -62,6 +62,11 @@ func TestWriteMirrors(t *testing.T) {
 			},
 			want: map[string]string{"_default": hosts(local, "https://cache.example")},
 		},
+		"Path": {
+			reason:  "one mirror can keep registries apart by paths of its own",
+			mirrors: []userdata.Mirror{{Hosts: []string{"quay.io"}, Endpoint: local + "/v2/quay.io"}},
+			want:    map[string]string{"quay.io": hosts(local+"/v2/quay.io") + "override_path = true\n"},
+		},
 		"NoURL": {
 			reason:  "a mirror without a scheme is refused before containerd silently ignores it",
 			mirrors: []userdata.Mirror{{Hosts: []string{"docker.io"}, Endpoint: "10.98.255.1:5000"}},

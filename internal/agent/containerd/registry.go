@@ -74,6 +74,11 @@ func renderHosts(endpoints []string) string {
 		b.WriteString("capabilities = [\"pull\", \"resolve\"]\n")
 		// A mirror that is gone must not hold up the pull from the registry.
 		b.WriteString("dial_timeout = \"2s\"\n")
+		// A mirror of several registries keeps each below a path of its own,
+		// which is then the whole path: nothing is put before or after it.
+		if u, err := url.Parse(e); err == nil && strings.Trim(u.Path, "/") != "" {
+			b.WriteString("override_path = true\n")
+		}
 	}
 	return b.String()
 }

@@ -52,6 +52,7 @@ type configuration struct {
 	ClusterDNS               []string `json:"clusterDNS,omitempty"`
 	ClusterDomain            string   `json:"clusterDomain,omitempty"`
 	ResolvConf               string   `json:"resolvConf"`
+	VolumePluginDir          string   `json:"volumePluginDir"`
 
 	Address            string         `json:"address"`
 	Port               int            `json:"port"`
@@ -121,6 +122,8 @@ func (n Node) configuration() configuration {
 		ClusterDNS:               n.DNSServers,
 		ClusterDomain:            n.DNSDomain,
 		ResolvConf:               n.ResolverFile,
+		// The default lies in /usr, which is read-only in a cell.
+		VolumePluginDir: DataDir + "/volume-plugins",
 
 		// The agent is the only client, it comes over the loopback, and its
 		// certificate is the whole authorization: Kip has asked the API server

@@ -33,44 +33,6 @@ func TestContainerProcesses(t *testing.T) {
 	}
 }
 
-func TestLeaveRootCgroup(t *testing.T) {
-	cases := map[string]struct {
-		reason string
-		files  map[string]string
-		moved  bool
-	}{
-		"ContainerCell": {
-			reason: "a cgroup namespace's root is an ordinary cgroup and must be emptied",
-			files:  map[string]string{"cgroup.type": "domain\n", "cgroup.procs": "1\n"},
-			moved:  true,
-		},
-		"Machine": {
-			reason: "the machine's real root cgroup may hold processes",
-			files:  map[string]string{"cgroup.procs": "1\n"},
-		},
-		"VersionOne": {reason: "version 1 has no such rule"},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			for f, content := range tc.files {
-				if err := os.WriteFile(filepath.Join(root, f), []byte(content), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for range 2 {
-				if err := leaveRootCgroup(root); err != nil {
-					t.Fatal(err)
-				}
-			}
-			got, _ := os.ReadFile(filepath.Join(root, "kip-cell", "cgroup.procs"))
-			if (string(got) == "1") != tc.moved {
-				t.Errorf("%s: moved %q", tc.reason, got)
-			}
-		})
-	}
-}
-
 func TestEnsureHosts(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "hosts")
 	for range 2 {

@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,9 +51,6 @@ func Prepare() error {
 	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("preparing the machine: sharing mounts: %w", err)
 	}
-	if err := leaveRootCgroup("/sys/fs/cgroup"); err != nil {
-		return fmt.Errorf("preparing the machine: %w", err)
-	}
 	if err := raiseLoopback(); err != nil {
 		return fmt.Errorf("preparing the machine: raising the loopback: %w", err)
 	}
@@ -66,30 +62,6 @@ func Prepare() error {
 		_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &files)
 	}
 	return ensureHosts("/etc/hosts")
-}
-
-// leaveRootCgroup moves the processes of a container cell out of its topmost
-// cgroup: of version 2, only cgroups without processes can have controllers
-// for their children, and the kubelet's pods are to be such children. The real
-// root of a machine is exempt; it has no cgroup.type.
-func leaveRootCgroup(root string) error {
-	if _, err := os.Stat(filepath.Join(root, "cgroup.type")); err != nil {
-		return nil
-	}
-	own := filepath.Join(root, "kip-cell")
-	if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("making a cgroup for the agent: %w", err)
-	}
-	pids, err := os.ReadFile(filepath.Join(root, "cgroup.procs"))
-	if err != nil {
-		return fmt.Errorf("listing the processes of the topmost cgroup: %w", err)
-	}
-	for _, pid := range strings.Fields(string(pids)) {
-		if err := os.WriteFile(filepath.Join(own, "cgroup.procs"), []byte(pid), 0o644); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("moving process %s out of the topmost cgroup: %w", pid, err)
-		}
-	}
-	return nil
 }
 
 func raiseLoopback() error {

@@ -1,0 +1,248 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/elotl/kip/v2/internal/agent/imds"
+	"github.com/elotl/kip/v2/internal/agent/localapi"
+	"github.com/elotl/kip/v2/internal/agent/machine"
+	"github.com/elotl/kip/v2/internal/agent/process"
+	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/tunnel"
+	"github.com/elotl/kip/v2/internal/userdata"
+)
+
+// identityFile keeps the agent's key and certificate.
+const identityFile = "/var/lib/kip/identity.pem"
+
+// ErrPowerOff is what Run returns when Kip, or a signal to PID 1, asked for the
+// end of the machine. Everything the agent ran has ended then; the caller
+// switches the machine off.
+var ErrPowerOff = errors.New("the machine is to be powered off")
+
+// Config is what an Agent needs.
+type Config struct {
+	Version string
+	// StartedAt is when the program started.
+	StartedAt time.Time
+	// MetadataEndpoint is the metadata service's URL.
+	MetadataEndpoint string
+	// ProgramDir holds kubelet, containerd, its shim, runc, and kube-proxy if
+	// the image has it; NetworkPluginDir the CNI plugins.
+	ProgramDir, NetworkPluginDir string
+	// ContainerGrace is how long containers have to end before power off.
+	ContainerGrace time.Duration
+	Logger         *slog.Logger
+}
+
+// Agent runs a cell. A process has at most one.
+type Agent struct {
+	Config
+	metadata *imds.Client
+	timeline *status.Timeline
+	reaper   *process.Reaper
+
+	// powerOff is closed when the machine is to end.
+	powerOff chan struct{}
+	once     sync.Once
+
+	interruptions *interruptions
+
+	mu       sync.Mutex
+	instance imds.Instance
+	services map[string]*process.Service
+}
+
+// New returns an Agent that does nothing until Run is called.
+func New(c Config) *Agent {
+	metadata := imds.New(c.MetadataEndpoint)
+	return &Agent{
+		Config:        c,
+		metadata:      metadata,
+		timeline:      status.NewTimeline(c.StartedAt),
+		reaper:        process.NewReaper(),
+		powerOff:      make(chan struct{}),
+		interruptions: newInterruptions(metadata, c.Logger),
+		services:      map[string]*process.Service{},
+	}
+}
+
+// PowerOff makes Run end the cell's work and return ErrPowerOff. It does not
+// wait, and may be called more than once.
+func (a *Agent) PowerOff(reason string) {
+	a.once.Do(func() {
+		a.Logger.Info("the machine is to be powered off", "reason", reason)
+		close(a.powerOff)
+	})
+}
+
+// Run is the agent's life. It returns nil when ctx ended: then the agent's
+// services have been stopped and the pod's containers run on. It returns
+// ErrPowerOff when the machine is to end, and another error when the cell
+// cannot work at all.
+func (a *Agent) Run(ctx context.Context) error {
+	// The reaper outlives everything that it waits for.
+	reaping, stopReaping := context.WithCancel(context.WithoutCancel(ctx))
+	var reaper sync.WaitGroup
+	reaper.Go(func() { a.reaper.Run(reaping) })
+	defer reaper.Wait()
+	defer stopReaping()
+
+	ctx, cancel := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		select {
+		case <-a.powerOff:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer watcher.Wait()
+	defer cancel()
+
+	err := a.run(ctx)
+	select {
+	case <-a.powerOff:
+		return ErrPowerOff
+	default:
+		return err
+	}
+}
+
+func (a *Agent) run(ctx context.Context) error {
+	doc, instance, err := a.identify(ctx)
+	if err != nil {
+		return err
+	}
+	a.Logger.Info("this is a cell", "cell", doc.Cell, "instance", instance.ID, "version", a.Version,
+		"address", instance.Primary.String(), "podAddress", instance.Pod.String())
+	a.mu.Lock()
+	a.instance = instance
+	a.mu.Unlock()
+
+	authority, err := localapi.NewAuthority()
+	if err != nil {
+		return err
+	}
+	toKubelet, err := newKubeletProxy(authority, a.Logger)
+	if err != nil {
+		return err
+	}
+	server, err := tunnel.NewServer(tunnel.ServerConfig{
+		Cell:           doc.Cell,
+		CACertificates: doc.CACertificates,
+		EnrolmentToken: doc.EnrolmentToken,
+		Store:          tunnel.FileStore(identityFile),
+		API:            a.handler(doc, toKubelet),
+		Version:        a.Version,
+		Logger:         a.Logger,
+	})
+	if err != nil {
+		return fmt.Errorf("preparing for Kip: %w", err)
+	}
+
+	group := newGroup(ctx)
+	if err := a.listen(group, server, authority); err != nil {
+		return errors.Join(err, group.stop())
+	}
+	group.run("interruptions", func(ctx context.Context) error {
+		a.interruptions.watch(ctx, server.Gateway())
+		return nil
+	})
+	group.run("enrolment", func(ctx context.Context) error {
+		select {
+		case <-server.Enrolled():
+			a.timeline.Reach(status.StepEnrolled)
+		case <-ctx.Done():
+		}
+		return nil
+	})
+	group.run("services", func(ctx context.Context) error {
+		return a.runServices(ctx, doc, instance, authority)
+	})
+	return group.wait()
+}
+
+// identify learns from the metadata service what cell this is. It waits for the
+// network for as long as it takes: without it there is nothing else to do.
+func (a *Agent) identify(ctx context.Context) (doc userdata.Document, instance imds.Instance, err error) {
+	var instanceErr error
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if instance, instanceErr = a.metadata.AwaitInstance(ctx); instanceErr == nil {
+			a.timeline.Reach(status.StepInstance)
+		}
+	})
+	raw, err := a.metadata.Await(ctx, "user-data")
+	wg.Wait()
+	if err != nil {
+		return doc, instance, fmt.Errorf("reading user data: %w", err)
+	}
+	if instanceErr != nil {
+		return doc, instance, instanceErr
+	}
+	if doc, err = userdata.Decode(raw); err != nil {
+		return doc, instance, fmt.Errorf("reading user data: %w", err)
+	}
+	a.timeline.Reach(status.StepUserData)
+	return doc, instance, nil
+}
+
+// listen opens the cell's two ports: one for Kip, one for the kubelet.
+func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.Authority) error {
+	forKip, err := net.Listen("tcp", ":"+strconv.Itoa(tunnel.Port))
+	if err != nil {
+		return fmt.Errorf("listening for Kip: %w", err)
+	}
+	a.timeline.Reach(status.StepListening)
+	group.run("tunnel", func(ctx context.Context) error { return server.Serve(ctx, forKip) })
+
+	forKubelet, err := net.Listen("tcp", localapi.Address)
+	if err != nil {
+		return fmt.Errorf("listening for the kubelet: %w", err)
+	}
+	toKip := localapi.Handler(a.timed(server.Gateway()), localapi.DefaultHold, a.Logger)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.timeline.Reach(status.StepKubeletRequest)
+		toKip.ServeHTTP(w, r)
+	})
+	group.run("local API server", func(ctx context.Context) error {
+		return localapi.Serve(ctx, forKubelet, authority, handler, a.Logger)
+	})
+	return nil
+}
+
+// timed notes when the gateway answers for the first time.
+func (a *Agent) timed(gateway http.RoundTripper) http.RoundTripper {
+	return roundTripper(func(r *http.Request) (*http.Response, error) {
+		resp, err := gateway.RoundTrip(r)
+		if err == nil {
+			a.timeline.Reach(status.StepGatewayAnswer)
+		}
+		return resp, err
+	})
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// endContainers is PID 1's last duty before power off, between the kubelet's
+// end and containerd's.
+func (a *Agent) endContainers() {
+	select {
+	case <-a.powerOff:
+		if machine.IsInit() {
+			machine.EndContainers(a.ContainerGrace)
+		}
+	default: // only the agent ends; the pod runs on
+	}
+}

@@ -1,0 +1,562 @@
+package agent_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/ec2local/container"
+	"github.com/elotl/kip/v2/internal/ec2local/machine"
+	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
+	"github.com/elotl/kip/v2/internal/pki"
+	"github.com/elotl/kip/v2/internal/tunnel"
+	"github.com/elotl/kip/v2/internal/userdata"
+)
+
+func TestMain(m *testing.M) {
+	container.MaybeRunInit()
+	os.Exit(m.Run())
+}
+
+const (
+	cluster  = "agenttest"
+	cellName = "cell-of-the-boot-test"
+	nodeName = "kip-provider-0"
+	podImage = "kip.test/pod:1"
+)
+
+// programs are what the tools directory must hold.
+var programs = []string{"containerd", "containerd-shim-runc-v2", "runc", "kubelet"}
+var plugins = []string{"ptp", "static", "portmap"}
+
+// TestBoot boots a real cell, the agent being PID 1 of a machine made of
+// namespaces, with a real containerd and kubelet, and plays Kip: one pod's whole
+// life, and what must survive what.
+func TestBoot(t *testing.T) {
+	b := newBoot(t)
+	kip := newFakeKip(t, b.node())
+	kip.pod = b.pod()
+
+	start := time.Now()
+	if err := b.machines.Start(t.Context(), b.spec); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(t, kip)
+	kip.await("the pod is ready", time.Minute, isReady)
+	t.Logf("power on to Ready: %s", time.Since(start).Round(time.Millisecond))
+
+	first := b.askPod(t)
+	if want := "pod " + b.spec.NIC.SecondaryIPs[0].String(); !strings.HasPrefix(first, want) {
+		t.Errorf("the pod answers %q, want %q first: its own address", first, want)
+	}
+	if logs := b.agent(t, http.MethodGet, "/kubelet/containerLogs/default/web/web", http.StatusOK); !strings.Contains(logs, "the web server starts") {
+		t.Errorf("the container's log through the tunnel is %q", logs)
+	}
+	s := b.status(t)
+	t.Logf("boot: %+v", s.Boot)
+	var anonymous int64
+	for _, m := range s.Memory {
+		t.Logf("memory: %-16s %6d KiB anonymous, %6d KiB resident", m.Name, m.AnonymousKiB, m.ResidentKiB)
+		anonymous += m.AnonymousKiB
+	}
+	if anonymous == 0 || anonymous > 96<<10 {
+		t.Errorf("the cell takes %d KiB beside its pod that cannot be reclaimed, want 96 MiB at most", anonymous)
+	}
+
+	for _, service := range []string{"kubelet", "containerd"} {
+		b.kill(t, service)
+		b.awaitStatus(t, service+" restarted", func(s status.Status) bool {
+			return s.Services[service].Running && s.Services[service].Restarts == 1
+		})
+	}
+	if again := b.askPod(t); startOf(again) != startOf(first) {
+		t.Errorf("the pod's container did not outlive kubelet and containerd: %q, then %q", first, again)
+	}
+	b.metadata.set("/latest/meta-data/spot/instance-action", `{"action":"terminate","time":"2026-03-01T08:22:00Z"}`)
+	kip.await("Kip knows of the spot notice", 5*time.Second, func(*corev1.Pod) bool { return len(kip.interruptions) == 1 })
+
+	kip.mu.Lock()
+	ending := kip.pod.DeepCopy()
+	kip.mu.Unlock()
+	ending.DeletionTimestamp, ending.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now()}, ptr.To(int64(1))
+	kip.set("MODIFIED", ending)
+	kip.await("the kubelet ended and removed the pod", 30*time.Second, func(p *corev1.Pod) bool { return p == nil })
+
+	b.agent(t, http.MethodPost, "/kip/v1/poweroff", http.StatusAccepted)
+	select {
+	case id := <-b.machines.Exited():
+		if id != b.spec.ID {
+			t.Errorf("machine %s ended", id)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the machine did not power off")
+	}
+}
+
+// boot is a world for one cell.
+type boot struct {
+	machines  *container.Hypervisor
+	spec      machine.Spec
+	metadata  *metadata
+	authority *pki.Authority
+	dialer    *tunnel.Dialer
+	transport *http.Transport
+	token     string
+}
+
+func newBoot(t *testing.T) *boot {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("booting a cell needs root")
+	}
+	if testing.Short() {
+		t.Skip("booting a cell takes half a minute")
+	}
+	tools := os.Getenv("KIP_TOOLS")
+	if tools == "" {
+		tools = "../../.cache/tools/bin"
+	}
+	for _, p := range append(programs, plugins...) {
+		if _, err := os.Stat(filepath.Join(tools, p)); err != nil {
+			t.Skipf("booting a cell needs the third-party programs (make tools): %v", err)
+		}
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("booting a cell needs the nft program (package nftables)")
+	}
+
+	config := vpcnet.Config{
+		Cluster: cluster,
+		CIDR:    netip.MustParsePrefix("10.223.0.0/16"),
+		Subnets: []netip.Prefix{netip.MustParsePrefix("10.223.0.0/20")},
+	}
+	network, err := vpcnet.Open(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := network.Destroy(); err != nil {
+			t.Error(err)
+		}
+	})
+	b := &boot{metadata: &metadata{items: map[string]string{}}}
+	b.spec = machine.Spec{
+		ID: "i-0123456789abcdef0", Hostname: "ip-10-223-0-11", Image: buildImage(t, tools),
+		VCPUs: 2, MemoryMiB: 2048, RootVolumeGiB: 10,
+		NIC: machine.NIC{
+			MAC: "02:00:00:00:00:11", Device: "i-agenttest",
+			PrimaryIP:    netip.MustParsePrefix("10.223.0.11/20"),
+			SecondaryIPs: []netip.Addr{netip.MustParseAddr("10.223.0.12")},
+			Gateway:      netip.MustParseAddr("10.223.0.1"),
+		},
+	}
+	b.machines, err = container.New(container.Config{
+		StateDir: t.TempDir(), Cluster: cluster, Network: network, Nameserver: config.HostAddress(),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			b.dump(t)
+		}
+		ctx := context.Background()
+		if err := b.machines.PowerOff(ctx, b.spec.ID, true); err != nil {
+			t.Error(err)
+		}
+		if err := b.machines.Remove(ctx, b.spec.ID); err != nil {
+			t.Error(err)
+		}
+		b.machines.Close()
+	})
+
+	images := net.JoinHostPort(config.HostAddress().String(), "5000")
+	serveImages(t, images)
+	b.identify(t, "http://"+images)
+	listener, err := network.ListenIMDS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, listener, b.metadata)
+	return b
+}
+
+// identify makes Kip's authority, the cell's user data and its metadata.
+func (b *boot) identify(t *testing.T, mirror string) {
+	t.Helper()
+	var err error
+	if b.authority, err = pki.Create(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	b.token = b.authority.EnrolmentToken("uid-of-the-cell")
+	data, err := userdata.Encode(userdata.Document{
+		Cell:            cellName,
+		CACertificates:  string(b.authority.CertificatePEM()),
+		EnrolmentToken:  b.token,
+		Node:            userdata.Node{Name: nodeName, ClusterDNS: []string{"10.223.255.1"}, ClusterDomain: "cluster.local"},
+		RegistryMirrors: []userdata.Mirror{{Hosts: []string{userdata.DefaultMirror}, Endpoint: mirror}},
+		SandboxImage:    podImage,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nic := "/latest/meta-data/network/interfaces/macs/" + b.spec.NIC.MAC + "/"
+	for item, value := range map[string]string{
+		"/latest/user-data":             string(data),
+		"/latest/meta-data/instance-id": b.spec.ID,
+		"/latest/meta-data/mac":         b.spec.NIC.MAC,
+		nic + "local-ipv4s":             b.spec.NIC.PrimaryIP.Addr().String() + "\n" + b.spec.NIC.SecondaryIPs[0].String(),
+		nic + "subnet-ipv4-cidr-block":  b.spec.NIC.PrimaryIP.Masked().String(),
+	} {
+		b.metadata.set(item, value)
+	}
+	client := pki.NewClient(b.authority, time.Now)
+	b.dialer = tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: client.Certificate, Roots: b.authority.Roots()})
+	b.transport = b.dialer.Transport(b.address(), cellName)
+	t.Cleanup(b.transport.CloseIdleConnections)
+}
+
+func (b *boot) address() string {
+	return net.JoinHostPort(b.spec.NIC.PrimaryIP.Addr().String(), fmt.Sprint(tunnel.Port))
+}
+
+// connect does Kip's part: wait for the cell, enrol it, serve its gateway.
+func (b *boot) connect(t *testing.T, kip http.Handler) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := b.dialer.Await(ctx, b.address()); err != nil {
+		t.Fatal(err)
+	}
+	sign := func(_ context.Context, pub crypto.PublicKey, _ string) ([]byte, error) {
+		return b.authority.SignCell(pub, cellName, time.Now())
+	}
+	if err := b.dialer.Enrol(ctx, b.address(), cellName, b.token, sign); err != nil {
+		t.Fatal(err)
+	}
+	serving, stop := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := b.dialer.ServeGateway(serving, b.address(), cellName, kip, func(*x509.Certificate) {})
+		t.Logf("the gateway connection ended: %v", err)
+	})
+	t.Cleanup(wg.Wait)
+	t.Cleanup(stop)
+}
+
+// agent asks the agent's API and returns the answer.
+func (b *boot) agent(t *testing.T, method, path string, want int) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "https://"+cellName+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := b.transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != want {
+		t.Fatalf("%s %s: status %d, %s, %v", method, path, resp.StatusCode, body, err)
+	}
+	return string(body)
+}
+
+func (b *boot) status(t *testing.T) (s status.Status) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(b.agent(t, http.MethodGet, "/kip/v1/status", http.StatusOK)), &s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (b *boot) awaitStatus(t *testing.T, what string, ok func(status.Status) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		s := b.status(t)
+		if ok(s) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s; the agent says %+v", what, s)
+		}
+	}
+}
+
+// askPod asks the pod's web server at the pod's own address.
+func (b *boot) askPod(t *testing.T) string {
+	t.Helper()
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + net.JoinHostPort(b.spec.NIC.SecondaryIPs[0].String(), "8080"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}
+
+func startOf(answer string) string { return answer[strings.LastIndex(answer, " ")+1:] }
+
+// kill kills one of the cell's services from outside, where it is a process of
+// the host in one of the machine's cgroups.
+func (b *boot) kill(t *testing.T, service string) {
+	t.Helper()
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		groups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
+		comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
+		if !strings.Contains(string(groups), b.spec.ID) || strings.TrimSpace(string(comm)) != service {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscan(filepath.Base(dir), &pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("the cell runs no %s", service)
+}
+
+// dump shows what the cell said, after a failure.
+func (b *boot) dump(t *testing.T) {
+	console, err := b.machines.Console(b.spec.ID)
+	t.Logf("console: %v\n%s", err, console)
+}
+
+func (b *boot) node() *corev1.Node {
+	capacity := corev1.ResourceList{
+		corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("2Gi"),
+		corev1.ResourcePods: resource.MustParse("10"), corev1.ResourceEphemeralStorage: resource.MustParse("10Gi"),
+	}
+	return &corev1.Node{
+		TypeMeta:   meta("Node"),
+		ObjectMeta: metav1.ObjectMeta{Name: nodeName, UID: "node-uid", ResourceVersion: "1"},
+		Status: corev1.NodeStatus{
+			Capacity: capacity, Allocatable: capacity,
+			Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: b.spec.NIC.PrimaryIP.Addr().String()}},
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+		},
+	}
+}
+
+func (b *boot) pod() *corev1.Pod {
+	return &corev1.Pod{
+		TypeMeta:   meta("Pod"),
+		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "pod-uid", ResourceVersion: "1", CreationTimestamp: metav1.Now()},
+		Spec: corev1.PodSpec{
+			NodeName: nodeName, RestartPolicy: corev1.RestartPolicyAlways, DNSPolicy: corev1.DNSClusterFirst,
+			TerminationGracePeriodSeconds: ptr.To(int64(1)),
+			AutomountServiceAccountToken:  ptr.To(false), EnableServiceLinks: ptr.To(false),
+			SecurityContext: &corev1.PodSecurityContext{},
+			Volumes:         []corev1.Volume{{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}},
+			Containers: []corev1.Container{{
+				Name: "web", Image: podImage, Command: []string{"/pod", "web"}, ImagePullPolicy: corev1.PullIfNotPresent,
+				Env: []corev1.EnvVar{{Name: "POD_IP", ValueFrom: &corev1.EnvVarSource{
+					FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "status.podIP"}}}},
+				VolumeMounts:             []corev1.VolumeMount{{Name: "scratch", MountPath: "/scratch"}},
+				TerminationMessagePath:   "/dev/termination-log",
+				TerminationMessagePolicy: corev1.TerminationMessageReadFile,
+				ReadinessProbe: &corev1.Probe{
+					ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{
+						Path: "/", Port: intstr.FromInt32(8080), Scheme: corev1.URISchemeHTTP}},
+					PeriodSeconds: 1, TimeoutSeconds: 1, SuccessThreshold: 1, FailureThreshold: 3,
+				},
+			}},
+		},
+		Status: corev1.PodStatus{Phase: corev1.PodPending, QOSClass: corev1.PodQOSBestEffort},
+	}
+}
+
+func isReady(p *corev1.Pod) bool {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return true
+		}
+	}
+	return false
+}
+
+// buildImage lays out a machine image with the agent of this tree.
+func buildImage(t *testing.T, tools string) string {
+	t.Helper()
+	image := t.TempDir()
+	root := filepath.Join(image, "rootfs")
+	for _, dir := range []string{"opt/kip/bin", "opt/kip/cni/bin", "sbin"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range programs {
+		provide(t, filepath.Join(tools, p), filepath.Join(root, "opt/kip/bin", p))
+	}
+	for _, p := range plugins {
+		provide(t, filepath.Join(tools, p), filepath.Join(root, "opt/kip/cni/bin", p))
+	}
+	build(t, "../../cmd/kip-cell", filepath.Join(root, "opt/kip/bin/kip-cell"))
+	if err := os.Symlink("/opt/kip/bin/kip-cell", filepath.Join(root, "sbin/init")); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+func build(t *testing.T, pkg, to string) {
+	t.Helper()
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", to, pkg)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building %s: %v\n%s", pkg, err, out)
+	}
+}
+
+// provide links or copies a program.
+func provide(t *testing.T, from, to string) {
+	t.Helper()
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if os.Link(from, to) == nil {
+		return
+	}
+	content, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, content, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// serveImages runs a registry that has the pod's image, which is the sandbox's
+// as well.
+func serveImages(t *testing.T, address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, listener, registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
+
+	program := filepath.Join(t.TempDir(), "pod")
+	build(t, "./testdata/pod", program)
+	content, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	_ = w.WriteHeader(&tar.Header{Name: "pod", Mode: 0o755, Size: int64(len(content)), Typeflag: tar.TypeReg})
+	_, _ = w.Write(content)
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(layer.Bytes())), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.AppendLayers(empty.Image, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err = mutate.ConfigFile(image, &v1.ConfigFile{
+		OS: "linux", Architecture: "amd64", RootFS: rootFS(t, image), Config: v1.Config{Entrypoint: []string{"/pod", "pause"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reference, err := name.ParseReference(address+"/pod:1", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(reference, image); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rootFS(t *testing.T, image v1.Image) v1.RootFS {
+	t.Helper()
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config.RootFS
+}
+
+func serve(t *testing.T, listener net.Listener, handler http.Handler) {
+	t.Helper()
+	server := &http.Server{Handler: handler}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() {
+		_ = server.Close()
+		wg.Wait()
+	})
+}
+
+// metadata is the cell's metadata service.
+type metadata struct {
+	mu    sync.Mutex
+	items map[string]string
+}
+
+func (m *metadata) set(item, value string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.items[item] = value
+}
+
+func (m *metadata) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	m.mu.Lock()
+	value, ok := m.items[r.URL.Path]
+	m.mu.Unlock()
+	switch {
+	case r.Method == http.MethodPut:
+		_, _ = io.WriteString(w, "token")
+	case r.Header.Get("X-aws-ec2-metadata-token") != "token":
+		w.WriteHeader(http.StatusUnauthorized)
+	case !ok:
+		w.WriteHeader(http.StatusNotFound)
+	default:
+		_, _ = io.WriteString(w, value)
+	}
+}

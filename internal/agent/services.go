@@ -1,0 +1,211 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/elotl/kip/v2/internal/agent/containerd"
+	"github.com/elotl/kip/v2/internal/agent/imds"
+	"github.com/elotl/kip/v2/internal/agent/kubelet"
+	"github.com/elotl/kip/v2/internal/agent/localapi"
+	"github.com/elotl/kip/v2/internal/agent/machine"
+	"github.com/elotl/kip/v2/internal/agent/network"
+	"github.com/elotl/kip/v2/internal/agent/process"
+	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/userdata"
+)
+
+// Names of the services, as they appear in logs and in the status.
+const (
+	containerdService = "containerd"
+	kubeletService    = "kubelet"
+	proxyService      = "kube-proxy"
+)
+
+const (
+	logDir = "/var/log/kip"
+	// logLimit bounds each service's log file, of which there are at most two.
+	logLimit = 8 << 20
+
+	resolverFile = "/etc/resolv.conf"
+
+	// runtimePatience bounds the wait for containerd's socket before the
+	// kubelet is started all the same, to fail and say why.
+	runtimePatience = 30 * time.Second
+
+	// stopGrace is what a service has to end by itself.
+	stopGrace = 2 * time.Second
+)
+
+// runServices writes all configuration and keeps containerd, the kubelet and
+// kube-proxy running until ctx ends.
+func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance imds.Instance, authority *localapi.Authority) error {
+	node, err := a.configure(doc, instance, authority)
+	if err != nil {
+		return err
+	}
+	runtime, err := a.service(containerdService, []string{"--config", containerd.ConfigFile})
+	if err != nil {
+		return err
+	}
+	runtime.OnStart = func(int) { a.timeline.Reach(status.StepContainerdStarted) }
+
+	nodeDaemon, err := a.service(kubeletService, node.Args())
+	if err != nil {
+		return err
+	}
+	nodeDaemon.Before = a.awaitRuntime
+	nodeDaemon.OnStart = func(int) { a.timeline.Reach(status.StepKubeletStarted) }
+
+	daemons := []*process.Service{nodeDaemon}
+	if _, err := os.Stat(filepath.Join(a.ProgramDir, proxyService)); err == nil {
+		proxy, err := a.service(proxyService, node.ProxyArgs())
+		if err != nil {
+			return err
+		}
+		daemons = append(daemons, proxy)
+	}
+
+	// containerd ends last: until then containers can be ended in order.
+	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
+	var runtimeDone, daemonsDone sync.WaitGroup
+	runtimeDone.Go(func() { runtime.Run(runtimeCtx) })
+	for _, d := range daemons {
+		daemonsDone.Go(func() { d.Run(ctx) })
+	}
+	daemonsDone.Wait()
+	a.endContainers()
+	stopRuntime()
+	runtimeDone.Wait()
+	return nil
+}
+
+// configure writes every file that the services read, and sets up the network.
+func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authority *localapi.Authority) (kubelet.Node, error) {
+	node := kubelet.Node{
+		Name:               doc.Node.Name,
+		Address:            instance.Primary,
+		DNSServers:         doc.Node.ClusterDNS,
+		DNSDomain:          doc.Node.ClusterDomain,
+		ResolverFile:       resolverFile,
+		MaxContainerLogMiB: doc.Node.MaxContainerLogMiB,
+		RuntimeSocket:      containerd.Socket,
+	}
+	name, mtu, err := network.InterfaceOf(instance.Primary)
+	if err != nil {
+		return node, err
+	}
+	pod := network.Config{
+		Interface: name, MTU: mtu,
+		Primary: instance.Primary, Pod: instance.Pod, Subnet: instance.Subnet,
+	}
+	if err := pod.Forward(); err != nil {
+		return node, err
+	}
+	// Before containerd starts: without a network it would tell the kubelet
+	// that it is not ready, and the kubelet asks again only seconds later.
+	if err := pod.WritePodNetwork(containerd.NetworkDir); err != nil {
+		return node, err
+	}
+	if err := network.EnsureResolver(resolverFile, doc.Node.ClusterDNS); err != nil {
+		return node, err
+	}
+	if err := (containerd.Config{
+		RuncPath:            filepath.Join(a.ProgramDir, "runc"),
+		NetworkPluginDir:    a.NetworkPluginDir,
+		SandboxImage:        doc.SandboxImage,
+		RestrictOOMScoreAdj: !machine.MayRaiseOOMPriority(),
+	}).Write("/"); err != nil {
+		return node, err
+	}
+	if err := containerd.WriteMirrors("/", doc.RegistryMirrors); err != nil {
+		return node, err
+	}
+	if err := node.Write("/"); err != nil {
+		return node, err
+	}
+	if err := node.WriteProxy("/"); err != nil {
+		return node, err
+	}
+	return node, writeCredentials(authority)
+}
+
+// writeCredentials issues and writes what kubelet and kube-proxy prove
+// themselves with.
+func writeCredentials(authority *localapi.Authority) error {
+	server, err := authority.Server("kubelet")
+	if err != nil {
+		return err
+	}
+	client, err := authority.Client("kubelet")
+	if err != nil {
+		return err
+	}
+	proxy, err := authority.Client("kube-proxy")
+	if err != nil {
+		return err
+	}
+	return kubelet.Credentials{
+		CA:      authority.PEM(),
+		Server:  kubelet.KeyPair{Certificate: server.CertificatePEM, Key: server.KeyPEM},
+		Kubelet: kubelet.KeyPair{Certificate: client.CertificatePEM, Key: client.KeyPEM},
+		Proxy:   kubelet.KeyPair{Certificate: proxy.CertificatePEM, Key: proxy.KeyPEM},
+	}.Write("/", "https://"+localapi.Address)
+}
+
+// service describes one of the programs and makes it known to the status.
+func (a *Agent) service(name string, args []string) (*process.Service, error) {
+	log, err := process.OpenLogFile(filepath.Join(logDir, name+".log"), logLimit)
+	if err != nil {
+		return nil, fmt.Errorf("preparing %s: %w", name, err)
+	}
+	s := process.NewService(process.Config{
+		Name: name,
+		Command: process.Command{
+			Path: filepath.Join(a.ProgramDir, name),
+			Args: args,
+			Env:  a.environment(),
+		},
+		Log:       log,
+		StopGrace: stopGrace,
+		Backoff:   process.DefaultBackoff,
+		Reaper:    a.reaper,
+		Logger:    a.Logger,
+	})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.services[name] = s
+	return s, nil
+}
+
+// environment is what services run with. containerd finds its shim in PATH, and
+// the programs find mount, nft and the like.
+func (a *Agent) environment() []string {
+	return []string{
+		"PATH=" + a.ProgramDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root",
+	}
+}
+
+// awaitRuntime waits until containerd accepts connections.
+func (a *Agent) awaitRuntime(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, runtimePatience)
+	defer cancel()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", containerd.Socket)
+		if err == nil {
+			a.timeline.Reach(status.StepContainerdReady)
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for containerd: %w", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
