@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/elotl/kip/v2/internal/instancetype"
@@ -19,6 +20,11 @@ type facts struct {
 	Offerings map[string]struct {
 		AZs    []string          `json:"azs"`
 		ByMask map[string]string `json:"byMask"`
+	}
+	GP3 struct {
+		Regions map[string]struct {
+			GBMonth float64 `json:"gbMonth"`
+		} `json:"regions"`
 	}
 }
 
@@ -59,6 +65,7 @@ func readFacts(dir string) (*facts, error) {
 		{"ec2-prices.json", "prices", &f.Prices},
 		{"ec2-spot.json", "spot", &f.Spot},
 		{"ec2-offerings.json", "regions", &f.Offerings},
+		{"fargate-prices.json", "ebsGp3", &f.GP3},
 	} {
 		raw, err := os.ReadFile(filepath.Join(dir, in.file))
 		if err != nil {
@@ -132,28 +139,32 @@ func (t factType) gpu() *instancetype.GPU {
 	return gpu
 }
 
-// region is the content of regions/NAME.json. A row is the on-demand price in
+// region is the content of regions/NAME.json. GP3USD is the price of a GiB of
+// gp3 volume per month. A row is the on-demand price in
 // USD per hour, the zones as bits, the average spot price; 0 is unknown, and
 // unknown numbers at the end are left out.
 type region struct {
-	Zones []string             `json:"zones,omitempty"`
-	Types map[string][]float64 `json:"types"`
+	Zones  []string             `json:"zones,omitempty"`
+	GP3USD float64              `json:"gp3USD,omitempty"`
+	Types  map[string][]float64 `json:"types"`
 }
 
 // regions leaves out the local and Wavelength zones, which the price list
 // counts as regions but of whose zones nothing is known, and regions whose
 // prices are not in USD.
-func (f *facts) regions() map[string]region {
+func (f *facts) regions() (map[string]region, error) {
 	out := map[string]region{}
 	for name, prices := range f.Prices {
 		if strings.HasPrefix(name, "cn-") || strings.Count(name, "-") > 2 && !strings.HasPrefix(name, "us-gov-") {
 			continue
 		}
-		offered := map[string]int{}
+		offered := map[string]uint64{}
 		o := f.Offerings[name]
 		for mask, types := range o.ByMask {
-			var bits int
-			fmt.Sscan(mask, &bits)
+			bits, err := strconv.ParseUint(mask, 10, 53) // becomes a JSON number
+			if err != nil {
+				return nil, fmt.Errorf("offerings of %s: mask %q: %w", name, mask, err)
+			}
 			for _, t := range strings.Fields(types) {
 				offered[t] = bits
 			}
@@ -163,7 +174,7 @@ func (f *facts) regions() map[string]region {
 				offered[t] = 0
 			}
 		}
-		r := region{Zones: o.AZs, Types: map[string][]float64{}}
+		r := region{Zones: o.AZs, GP3USD: f.GP3.Regions[name].GBMonth, Types: map[string][]float64{}}
 		for t, bits := range offered {
 			if _, known := f.Types[t]; !known {
 				continue
@@ -180,5 +191,5 @@ func (f *facts) regions() map[string]region {
 		}
 		out[name] = r
 	}
-	return out
+	return out, nil
 }

@@ -4,7 +4,7 @@
 //	go run ./hack/catalogue -data DIR -out internal/instancetype/data
 //
 // DIR holds ec2-instance-types.json, ec2-prices.json, ec2-spot.json,
-// ec2-offerings.json. The output is the same for the same input.
+// ec2-offerings.json, fargate-prices.json. The output is the same for the same input.
 package main
 
 import (
@@ -36,6 +36,10 @@ func run(data, out string) error {
 	if err != nil {
 		return err
 	}
+	regions, err := in.regions()
+	if err != nil {
+		return err
+	}
 	regionsDir := filepath.Join(out, "regions")
 	if err := os.MkdirAll(regionsDir, 0o755); err != nil {
 		return err
@@ -52,7 +56,6 @@ func run(data, out string) error {
 	if err := write(filepath.Join(out, "types.json.gz"), in.types()); err != nil {
 		return err
 	}
-	regions := in.regions()
 	for name, r := range regions {
 		if err := write(filepath.Join(regionsDir, name+".json.gz"), r); err != nil {
 			return err

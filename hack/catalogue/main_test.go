@@ -35,7 +35,7 @@ func TestRun(t *testing.T) {
 			"p2.old":   {"vcpus": 32, "memoryMiB": 500, "arch": "amd64", "gpu": {"count": 8, "name": "K80", "manufacturer": "NVIDIA", "memoryMiB": 12288}, "onDemand": true},
 			"t1.tiny":  {"vcpus": 2, "memoryMiB": 512, "arch": "amd64", "burstable": true, "baselineVCPUs": 0.1, "onDemand": true, "spot": true}
 		}`,
-		"regions/us-east-1.json.gz":     `{"zones": ["us-east-1a", "us-east-1b"], "types": {"a1.big": [9, 1], "g1.slice": [0.2, 3, 0.05], "t1.tiny": [0, 2]}}`,
+		"regions/us-east-1.json.gz":     `{"zones": ["us-east-1a", "us-east-1b"], "gp3USD": 0.08, "types": {"a1.big": [9, 1], "g1.slice": [0.2, 3, 0.05], "t1.tiny": [0, 2]}}`,
 		"regions/us-gov-west-1.json.gz": `{"types": {"t1.tiny": [0.01]}}`,
 	}
 	got := map[string]string{}

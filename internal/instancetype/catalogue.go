@@ -45,7 +45,7 @@ var Embedded = sync.OnceValues(func() (*Catalogue, error) {
 
 // Load reads a catalogue from a file, plain JSON or gzip:
 //
-//	{"types": {NAME: InstanceType…}, "regions": {NAME: {"zones": […], "types": {NAME: [usd, zones, spotUSD]}}}}
+//	{"types": {NAME: InstanceType…}, "regions": {NAME: {"zones": […], "gp3USD": usd, "types": {NAME: [usd, zones, spotUSD]}}}}
 //
 // See data/README.md for the meaning. It replaces the embedded one as a whole.
 func Load(file string) (*Catalogue, error) {

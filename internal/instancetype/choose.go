@@ -69,7 +69,7 @@ func (r *Region) newQuery(req v1beta1.Requirements, opts Options) *query {
 	if opts.PublicIPv4 {
 		q.publicIPv4USD = publicIPv4USD
 	}
-	q.volumeUSD = round(r.gp3USD() * float64(cmp.Or(req.VolumeGiB, opts.DefaultVolumeGiB, DefaultVolumeGiB)) / hoursPerMonth)
+	q.volumeUSD = round(r.gp3USD * float64(cmp.Or(req.VolumeGiB, opts.DefaultVolumeGiB, DefaultVolumeGiB)) / hoursPerMonth)
 
 	q.zones = r.acceptedZones(req.Zones, opts.Zones)
 	for _, z := range q.zones {

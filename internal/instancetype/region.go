@@ -19,6 +19,7 @@ type Region struct {
 	// knows none: then every type is taken to be offered in every zone.
 	Zones []string
 
+	gp3USD    float64 // of a GiB of volume per month
 	entries   []entry // by price: choosing then has little to sort
 	byName    map[string]*entry
 	catalogue *Catalogue
@@ -38,8 +39,9 @@ type entry struct {
 // regionFile is the format of data/regions. A row is [on-demand USD per hour,
 // zones as bits, average spot USD per hour]; 0 or missing is unknown.
 type regionFile struct {
-	Zones []string              `json:"zones"`
-	Types map[string][3]float64 `json:"types"`
+	Zones  []string              `json:"zones"`
+	GP3USD float64               `json:"gp3USD"`
+	Types  map[string][3]float64 `json:"types"`
 }
 
 func newRegion(name string, raw []byte, c *Catalogue) (*Region, error) {
@@ -54,7 +56,7 @@ func newRegion(name string, raw []byte, c *Catalogue) (*Region, error) {
 		return nil, fmt.Errorf("decoding region %s: zones must be sorted", name)
 	}
 	r := &Region{
-		Name: name, Zones: f.Zones, catalogue: c,
+		Name: name, Zones: f.Zones, catalogue: c, gp3USD: cmp.Or(f.GP3USD, defaultGP3USD),
 		entries: make([]entry, 0, len(f.Types)), byName: make(map[string]*entry, len(f.Types)),
 	}
 	for typeName, row := range f.Types {
@@ -82,21 +84,6 @@ func newRegion(name string, raw []byte, c *Catalogue) (*Region, error) {
 		r.byName[r.entries[i].Name] = &r.entries[i]
 	}
 	return r, nil
-}
-
-// gp3USD is the price of a GiB of gp3 volume per month.
-func (r *Region) gp3USD() float64 {
-	// Regions whose price was found; see data/README.md.
-	switch r.Name {
-	case "eu-central-1":
-		return 0.0952
-	case "eu-south-1":
-		return 0.0924
-	case "eu-west-1":
-		return 0.088
-	default:
-		return defaultGP3USD
-	}
 }
 
 func (e *entry) soldAs(ct v1beta1.CapacityType) bool {
