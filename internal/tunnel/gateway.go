@@ -45,7 +45,7 @@ func (g *gateway) use(conn *tls.Conn, logger *slog.Logger) {
 	}
 	client, err := transport.NewClientConn(&endingConn{Conn: conn, ended: ended})
 	if err != nil {
-		logger.Warn("the connection of Kip's gateway failed at once", "kip", conn.RemoteAddr().String(), "error", err)
+		logger.Warn("the connection of Kip's gateway failed at once", "kip", conn.RemoteAddr().String(), "err", err)
 		return
 	}
 	mine := &gatewayConn{ClientConn: client, ended: ended}

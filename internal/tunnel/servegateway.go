@@ -17,7 +17,8 @@ import (
 
 // ServeGateway dials the cell once and then serves h to its agent, until the
 // connection or the context ends. ready is called, with the cell's certificate,
-// when the agent has let Kip in. When it returns, no call of h is running.
+// when the agent has let Kip in; it must not block. When ServeGateway returns,
+// neither h nor ready is running or will be called.
 //
 // Errors wrap ErrUnreachable, ErrNotEnrolled, ErrExpired, ErrUntrusted, ErrLost
 // (after ready), the context's error, or say what went wrong on the way; it
@@ -104,6 +105,7 @@ type watchedConn struct {
 
 	mu       sync.Mutex
 	wasHeard bool
+	over     bool
 	err      error
 }
 
@@ -111,21 +113,23 @@ type watchedConn struct {
 func (c *watchedConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.mu.Lock()
-	first := n > 0 && !c.wasHeard
-	c.wasHeard = c.wasHeard || first
+	defer c.mu.Unlock()
 	if err != nil && c.err == nil {
 		c.err = err
 	}
-	c.mu.Unlock()
-	if first {
+	if n > 0 && !c.wasHeard && !c.over {
+		c.wasHeard = true
 		c.heard()
 	}
 	return n, err
 }
 
+// end returns why the connection ended. When it returns, heard is not running
+// and will not be called.
 func (c *watchedConn) end(ctx context.Context, cell, addr string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.over = true
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

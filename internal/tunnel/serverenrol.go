@@ -63,7 +63,7 @@ func (s *Server) getOffer(w http.ResponseWriter, session tls.ConnectionState) {
 	case token == nil:
 		s.refuseEnrolment(w)
 	case err != nil:
-		s.config.Logger.Error("enrolling", "cell", s.config.Cell, "error", err)
+		s.config.Logger.Error("enrolling", "cell", s.config.Cell, "err", err)
 		http.Error(w, "the agent cannot make a proof", http.StatusInternalServerError)
 	default:
 		writeJSON(w, http.StatusOK, offer)
@@ -96,7 +96,7 @@ func (s *Server) postCertificate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := s.install(certificate, text); err != nil {
-		s.config.Logger.Error("keeping the new certificate", "cell", s.config.Cell, "error", err)
+		s.config.Logger.Error("keeping the new certificate", "cell", s.config.Cell, "err", err)
 		http.Error(w, "the agent cannot keep its certificate", http.StatusInternalServerError)
 		return
 	}

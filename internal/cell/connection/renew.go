@@ -1,0 +1,113 @@
+package connection
+
+import (
+	"context"
+	"crypto"
+	"fmt"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/elotl/kip/v2/internal/pki"
+)
+
+const (
+	// renewInterval is how often certificates are looked over; it is also the
+	// time between attempts for one that could not be renewed.
+	renewInterval = time.Minute
+
+	// maxRenewals bounds how many are renewed at a time.
+	maxRenewals = 16
+
+	// renewSpread is the part of a certificate's life by which renewals are
+	// brought forward at most, so that a thousand cells that enrolled in one
+	// minute do not renew in one.
+	renewSpread = 0.1
+)
+
+// renewUntil renews certificates that are due until the context ends.
+func (m *Manager) renewUntil(ctx context.Context) {
+	for m.sleep(ctx, renewInterval) {
+		var group errgroup.Group
+		group.SetLimit(maxRenewals)
+		for _, s := range m.due() {
+			group.Go(func() error {
+				s.renewNow(ctx)
+				return nil
+			})
+		}
+		_ = group.Wait()
+	}
+}
+
+// due are the sessions whose agents need a new certificate now.
+func (m *Manager) due() []*session {
+	now := m.cfg.Clock.Now()
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	var due []*session
+	for _, s := range m.sessions {
+		if s.isDue(now) {
+			due = append(due, s)
+		}
+	}
+	return due
+}
+
+func (s *session) isDue(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.connected || s.certificate == nil {
+		return false
+	}
+	c := s.certificate
+	early := time.Duration(renewSpread * fraction(s.cell, 0) * float64(c.NotAfter.Sub(c.NotBefore)))
+	return !now.Before(pki.RenewAt(c.NotBefore, c.NotAfter).Add(-early))
+}
+
+// renewNow renews beside the connected gateway, and logs what changed.
+func (s *session) renewNow(ctx context.Context) {
+	err := s.renew(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	failedBefore := s.renewFailed
+	s.renewFailed = err != nil
+	until := s.certificate.NotAfter
+	s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.log.Debug("cell's certificate renewed", "until", until)
+	case !failedBefore:
+		s.log.Warn("cell's certificate could not be renewed; trying on", "err", err, "until", until)
+	}
+}
+
+// renew gives the agent a new certificate for the key that enrolled, and for no
+// other.
+func (s *session) renew(ctx context.Context) error {
+	enrolled := s.key()
+	var signed []byte
+	err := s.m.cfg.Dialer.Renew(ctx, s.addr, s.cell, enrolled, func(_ context.Context, pub crypto.PublicKey, keySHA256 string) ([]byte, error) {
+		if keySHA256 != enrolled {
+			return nil, fmt.Errorf("%w: %s, and now %s", errOtherKey, enrolled, keySHA256)
+		}
+		var err error
+		signed, err = s.m.cfg.Authority.SignCell(pub, s.cell, s.m.cfg.Clock.Now())
+		return signed, err
+	})
+	if err != nil {
+		s.m.metrics.renewals.WithLabelValues("failed").Inc()
+		return err
+	}
+	s.m.metrics.renewals.WithLabelValues("renewed").Inc()
+	certificate, err := pki.ParseCertificate(signed)
+	if err != nil {
+		return fmt.Errorf("reading the certificate that was signed: %w", err)
+	}
+	s.mu.Lock()
+	s.certificate = certificate
+	s.mu.Unlock()
+	return nil
+}
