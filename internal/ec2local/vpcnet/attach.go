@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -50,11 +51,82 @@ func (n *Network) Attach(ctx context.Context, nic machine.NIC, inside netns.NsHa
 	if err := n.links.LinkSetUp(port); err != nil {
 		return fmt.Errorf("bringing the device up: %w", err)
 	}
-	return configureInside(nic, inside)
+	if err := n.announce(nic, bridge, port, mac); err != nil {
+		return err
+	}
+	if err := configureInside(ctx, nic, inside); err != nil {
+		return err
+	}
+	return awaitUp(ctx, n.links, nic.Device)
+}
+
+// awaitUp waits until the kernel's link watcher has noticed that the device has a carrier. What is sent before that is
+// lost, and a lost packet costs a second.
+func awaitUp(ctx context.Context, links *netlink.Handle, name string) error {
+	for {
+		link, err := links.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("finding %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s to come up: %w", name, ctx.Err())
+		}
+	}
+}
+
+// announce tells router and bridge what they would have to find out: where the NIC's addresses and its MAC are. Asking
+// for a machine that is not there yet, as those do who cannot await it, makes the router ask again a second later only.
+func (n *Network) announce(nic machine.NIC, bridge, port netlink.Link, mac net.HardwareAddr) error {
+	for _, a := range addresses(nic) {
+		neighbour := &netlink.Neigh{
+			LinkIndex:    bridge.Attrs().Index,
+			State:        netlink.NUD_PERMANENT,
+			IP:           a.AsSlice(),
+			HardwareAddr: mac,
+		}
+		if err := n.links.NeighSet(neighbour); err != nil {
+			return fmt.Errorf("telling the router where %s is: %w", a, err)
+		}
+	}
+	entry := &netlink.Neigh{
+		LinkIndex:    port.Attrs().Index,
+		Family:       unix.AF_BRIDGE,
+		State:        netlink.NUD_NOARP, // static: not forgotten, and not learnt to be elsewhere
+		Flags:        netlink.NTF_MASTER,
+		HardwareAddr: mac,
+	}
+	if err := n.links.NeighSet(entry); err != nil {
+		return fmt.Errorf("telling the bridge where %s is: %w", mac, err)
+	}
+	return nil
+}
+
+// retract takes back what announce said about the NIC's addresses. What it said about its MAC goes with the device.
+func (n *Network) retract(nic machine.NIC) error {
+	bridge, err := n.links.LinkByName(bridgeName)
+	if err != nil {
+		return fmt.Errorf("finding the bridge: %w", err)
+	}
+	for _, a := range addresses(nic) {
+		err := n.links.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice()})
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("making the router forget %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+func addresses(nic machine.NIC) []netip.Addr {
+	return append([]netip.Addr{nic.PrimaryIP.Addr()}, nic.SecondaryIPs...)
 }
 
 // configureInside does what the machine's DHCP client would do.
-func configureInside(nic machine.NIC, inside netns.NsHandle) error {
+func configureInside(ctx context.Context, nic machine.NIC, inside netns.NsHandle) error {
 	links, err := netlink.NewHandleAt(inside, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("opening rtnetlink in the machine: %w", err)
@@ -81,12 +153,15 @@ func configureInside(nic machine.NIC, inside netns.NsHandle) error {
 	if err := links.RouteReplace(route); err != nil {
 		return fmt.Errorf("adding the machine's default route: %w", err)
 	}
-	return nil
+	return awaitUp(ctx, links, interfaceName)
 }
 
 // Detach unplugs a machine, which may be gone already. Its addresses are free for another one afterwards.
 func (n *Network) Detach(ctx context.Context, nic machine.NIC) error {
 	if err := n.deleteDevice(nic.Device); err != nil {
+		return fmt.Errorf("detaching %s: %w", nic.Device, err)
+	}
+	if err := n.retract(nic); err != nil {
 		return fmt.Errorf("detaching %s: %w", nic.Device, err)
 	}
 	if err := n.forbid(ctx, nic); err != nil {

@@ -9,8 +9,10 @@ import (
 )
 
 const (
-	bridgeName   = "br0"
-	hostPeerName = "host0" // the namespace's end of the link to the host
+	bridgeName     = "br0"
+	hostPeerName   = "host0" // the namespace's end of the link to the host
+	anchorName     = "anchor0"
+	anchorPeerName = "anchor1"
 )
 
 // MetadataAddress is where the metadata service (IMDS) of every machine listens.

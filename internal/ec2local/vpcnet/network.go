@@ -155,6 +155,9 @@ func (n *Network) setUpBridge() error {
 	if err != nil {
 		return fmt.Errorf("finding the bridge: %w", err)
 	}
+	if err := n.addAnchor(bridge); err != nil {
+		return fmt.Errorf("anchoring the bridge: %w", err)
+	}
 	prefixes := []netip.Prefix{netip.PrefixFrom(MetadataAddress.Addr(), 32)}
 	for _, s := range n.config.Subnets {
 		prefixes = append(prefixes, netip.PrefixFrom(s.Addr().Next(), s.Bits()))
@@ -170,6 +173,27 @@ func (n *Network) setUpBridge() error {
 	}
 	if err := errors.Join(n.links.LinkSetUp(bridge), n.links.LinkSetUp(loopback)); err != nil {
 		return fmt.Errorf("bringing the bridge up: %w", err)
+	}
+	return nil
+}
+
+// addAnchor gives the bridge a port that is always there. A bridge that gets its first port drops what it should send
+// for up to a second, until the kernel's link watcher has seen that it has a carrier now.
+func (n *Network) addAnchor(bridge netlink.Link) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = anchorName
+	attrs.MasterIndex = bridge.Attrs().Index
+	if err := n.links.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: anchorPeerName}); err != nil && !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	for _, name := range []string{anchorName, anchorPeerName} {
+		link, err := n.links.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		if err := n.links.LinkSetUp(link); err != nil {
+			return err
+		}
 	}
 	return nil
 }

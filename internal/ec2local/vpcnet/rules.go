@@ -3,7 +3,6 @@ package vpcnet
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	"sigs.k8s.io/knftables"
 
@@ -76,7 +75,7 @@ func (n *Network) forbid(ctx context.Context, nic machine.NIC) error {
 
 func elements(nic machine.NIC) []*knftables.Element {
 	var all []*knftables.Element
-	for _, a := range append([]netip.Addr{nic.PrimaryIP.Addr()}, nic.SecondaryIPs...) {
+	for _, a := range addresses(nic) {
 		all = append(all, &knftables.Element{Set: addressSet, Key: []string{nic.Device, nic.MAC, a.String()}})
 	}
 	return all
