@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/utils/clock"
+
+	"github.com/elotl/kip/v2/internal/ec2local"
+	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/container"
+	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
+	"github.com/elotl/kip/v2/internal/instancetype"
+)
+
+type serveOptions struct {
+	state, listen, region, vpc, cluster, images, credentials, nameserver string
+
+	delays cloud.Delays
+	grace  time.Duration
+}
+
+func serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the EC2 API and run the instances",
+		Long: "Serve the EC2 API and run the instances until interrupted. Instances go on running then, and the next\n" +
+			"serve takes them up again. It is ready when GET /healthz answers.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.state, "state", "", "directory for the state; not on an overlay file system")
+	f.StringVar(&o.listen, "listen", "127.0.0.1:4566", "address to serve the API on")
+	f.StringVar(&o.region, "region", "us-west-2", "region to be")
+	f.StringVar(&o.vpc, "vpc-cidr", "10.98.0.0/16", "address range of the VPC, /16 to /20")
+	f.StringVar(&o.cluster, "cluster", "kip", "name of the cluster; names its network and cgroups")
+	f.StringVar(&o.images, "images", "", "directory that holds a directory per image")
+	f.StringVar(&o.credentials, "credentials", "", "JSON file of access keys and secrets (default: made in the state directory)")
+	f.StringVar(&o.nameserver, "nameserver", "", "name server of machines whose image brings none (default: the host's address in the VPC)")
+	f.DurationVar(&o.delays.Boot, "boot-delay", 0, "time in pending before an instance is started")
+	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")
+	f.DurationVar(&o.delays.Stop, "stop-delay", time.Second, "least time in stopping")
+	f.DurationVar(&o.delays.Retention, "retention", time.Hour, "how long terminated instances can be seen")
+	f.DurationVar(&o.grace, "power-off-grace", 10*time.Second, "how long an instance has to power off by itself")
+	for _, name := range []string{"state", "images"} {
+		_ = cmd.MarkFlagRequired(name) // fails for unknown flags only
+	}
+	return cmd
+}
+
+func serve(ctx context.Context, o serveOptions) (err error) {
+	vpc, err := netip.ParsePrefix(o.vpc)
+	if err != nil {
+		return fmt.Errorf("--vpc-cidr: %w", err)
+	}
+	for _, dir := range []*string{&o.state, &o.images} {
+		if *dir, err = filepath.Abs(*dir); err != nil {
+			return err
+		}
+	}
+	held, err := lock(o.state)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	c := cluster{Name: o.cluster, VPC: vpc, Region: o.region, Zones: []string{o.region + "a", o.region + "b", o.region + "c"}}
+	if err := keepCluster(o.state, c); err != nil {
+		return err
+	}
+	credentials, err := readCredentials(o.state, o.credentials)
+	if err != nil {
+		return err
+	}
+	catalogue, err := instancetype.Embedded()
+	if err != nil {
+		return err
+	}
+
+	subnets := cloud.SubnetCIDRs(vpc, len(c.Zones))
+	network, err := vpcnet.Open(ctx, c.network(subnets))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, network.Close()) }()
+	nameserver := c.network(subnets).HostAddress()
+	if o.nameserver != "" {
+		if nameserver, err = netip.ParseAddr(o.nameserver); err != nil {
+			return fmt.Errorf("--nameserver: %w", err)
+		}
+	}
+	hypervisor, err := container.New(container.Config{
+		StateDir: o.state, Cluster: c.Name, Network: network, Nameserver: nameserver,
+		PowerOffGrace: o.grace, Logger: slog.Default(),
+	})
+	if err != nil {
+		return err
+	}
+	defer hypervisor.Close()
+
+	server, err := ec2local.New(ec2local.Config{
+		Dir: filepath.Join(o.state, cloudDir), Images: o.images, Region: c.Region, Zones: c.Zones, VPC: vpc,
+		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: hypervisor,
+		Delays: o.delays, Clock: clock.RealClock{}, Log: slog.Default(),
+	})
+	if err != nil {
+		return err
+	}
+	metadata, err := network.ListenIMDS()
+	if err != nil {
+		return err
+	}
+	api, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		_ = metadata.Close()
+		return fmt.Errorf("listening for API requests: %w", err)
+	}
+	slog.Info("serving", "endpoint", "http://"+api.Addr().String(), "region", c.Region, "vpc", vpc.String(), "pid", os.Getpid())
+	return server.Run(ctx, api, metadata)
+}

@@ -1,0 +1,89 @@
+package ec2local
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/elotl/kip/v2/internal/ec2local/fault"
+	"github.com/elotl/kip/v2/internal/ec2local/query"
+)
+
+// adminPrefix is where ec2local's own API lives, which plays the parts of the world that EC2's users cannot command.
+const adminPrefix = "/_ec2local/"
+
+// interruptionNotice is how long before its end a spot instance is told, unless the request says otherwise.
+const interruptionNotice = 2 * time.Minute
+
+// admin is ec2local's own API:
+//
+//	GET  /_ec2local/faults                     the rules of the fault script, as a JSON list
+//	PUT  /_ec2local/faults                     replaces them
+//	POST /_ec2local/instances/{id}/interrupt   announces a spot interruption; ?after=30s, by default 2m
+//	POST /_ec2local/instances/{id}/rebalance   recommends a rebalance to a spot instance
+func (s *Server) admin() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+adminPrefix+"faults", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		rules := s.faults.Rules()
+		if rules == nil {
+			rules = []fault.Rule{}
+		}
+		_ = json.NewEncoder(w).Encode(rules) // the client may be gone
+	})
+	mux.HandleFunc("PUT "+adminPrefix+"faults", func(w http.ResponseWriter, r *http.Request) {
+		var rules []fault.Rule
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20))
+		d.DisallowUnknownFields()
+		err := d.Decode(&rules)
+		if err == nil {
+			err = s.faults.Set(rules)
+		}
+		if err == nil {
+			s.cfg.Log.Info("the fault script changed", "rules", len(rules))
+		}
+		adminAnswer(w, err)
+	})
+	mux.HandleFunc("POST "+adminPrefix+"instances/{id}/interrupt", func(w http.ResponseWriter, r *http.Request) {
+		after := interruptionNotice
+		if text := r.URL.Query().Get("after"); text != "" {
+			var err error
+			if after, err = time.ParseDuration(text); err != nil {
+				adminAnswer(w, err)
+				return
+			}
+		}
+		adminAnswer(w, s.cloud.Interrupt(r.PathValue("id"), after))
+	})
+	mux.HandleFunc("POST "+adminPrefix+"instances/{id}/rebalance", func(w http.ResponseWriter, r *http.Request) {
+		adminAnswer(w, s.cloud.Rebalance(r.PathValue("id")))
+	})
+	return mux
+}
+
+// adminAnswer says nothing, or what is wrong with the request.
+func adminAnswer(w http.ResponseWriter, err error) {
+	var refused *query.Error
+	switch {
+	case err == nil:
+		w.WriteHeader(http.StatusNoContent)
+	case errors.As(err, &refused):
+		http.Error(w, refused.Error(), refused.Status)
+	default:
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	}
+}
+
+// fromLoopback refuses requests from other machines, the instances among them.
+func fromLoopback(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		from, err := netip.ParseAddrPort(r.RemoteAddr)
+		if err != nil || !from.Addr().Unmap().IsLoopback() {
+			http.Error(w, "only from this machine", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}

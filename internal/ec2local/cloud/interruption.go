@@ -1,0 +1,53 @@
+package cloud
+
+import (
+	"time"
+
+	"github.com/elotl/kip/v2/internal/ec2local/query"
+)
+
+// Interrupt announces to a running spot instance that it will be terminated after a while; EC2 leaves two minutes.
+func (c *Cloud) Interrupt(id string, after time.Duration) error {
+	return c.changeSpot(id, func(s *Spot) {
+		s.Noticed = c.Now()
+		s.Action = s.Noticed.Add(after)
+	})
+}
+
+// Rebalance recommends to a running spot instance to move its work elsewhere.
+func (c *Cloud) Rebalance(id string) error {
+	return c.changeSpot(id, func(s *Spot) { s.Rebalance = c.Now() })
+}
+
+func (c *Cloud) changeSpot(id string, change func(*Spot)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := c.instances[id]
+	switch {
+	case !ok:
+		return NotFound("i", id)
+	case i.Spot == nil:
+		return query.Errorf("UnsupportedOperation", "The instance '%s' is not a spot instance", id)
+	case i.State != Running:
+		return incorrectState(i)
+	}
+	return c.mutate(id, func(i *Instance) {
+		s := *i.Spot
+		change(&s)
+		i.Spot = &s
+	})
+}
+
+// interrupt ends a running instance whose time has come and returns how long that is away.
+func (c *Cloud) interrupt(i *Instance) (time.Duration, error) {
+	if i.Spot == nil || i.Spot.Action.IsZero() {
+		return forever, nil
+	}
+	if wait := c.until(i.Spot.Action); wait > 0 {
+		return wait, nil
+	}
+	const code = "Server.SpotInstanceTermination"
+	return 0, c.moveOn(i.ID, Running, func(i *Instance) {
+		c.enter(i, ShuttingDown, Reason{Code: code, Message: code + ": Spot instance termination"}, code)
+	})
+}

@@ -1,0 +1,135 @@
+// Package ec2api speaks EC2's Query API for one account of package cloud.
+//
+// Each operation is one entry in the table of operations.go: a request struct that package query fills, a handler, and
+// an answer struct whose XML names are EC2's. Handlers check what only concerns the request and leave everything about
+// the account to package cloud. What EC2 has but this does not is refused as unknown, never ignored.
+package ec2api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+
+	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/query"
+	"github.com/elotl/kip/v2/internal/ec2local/signature"
+)
+
+// maxBody is the most a request may hold, in bytes: user data is the largest part and limited to 16 KiB.
+const maxBody = 1 << 20
+
+// API is EC2's API as an http.Handler.
+type API struct {
+	cloud  *cloud.Cloud
+	verify func(ctx context.Context, r *http.Request, body []byte) (accessKeyID string, err error)
+	log    *slog.Logger
+}
+
+// New makes the API of an account. Requests that verifier does not believe are refused.
+func New(c *cloud.Cloud, verifier *signature.Verifier, log *slog.Logger) *API {
+	return &API{cloud: c, verify: verifier.Verify, log: log}
+}
+
+// ServeHTTP implements [http.Handler].
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	requestID := newRequestID()
+	action, answer, err := a.serve(w, r)
+	var body bytes.Buffer
+	if err == nil {
+		err = query.EncodeAnswer(&body, action, requestID, answer)
+	}
+	status := http.StatusOK
+	if err != nil {
+		var refused *query.Error
+		if !errors.As(err, &refused) {
+			a.log.Error("request failed", "action", action, "request", requestID, "error", err)
+			refused = query.Errorf("InternalError", "An internal error has occurred")
+		}
+		a.log.Debug("refused", "action", action, "code", refused.Code, "message", refused.Message)
+		status = refused.Status
+		body.Reset()
+		if err := query.EncodeError(&body, requestID, refused); err != nil {
+			a.log.Error("request failed", "action", action, "request", requestID, "error", err)
+		}
+	} else {
+		a.log.Debug("answered", "action", action)
+	}
+	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
+	w.Header().Set("X-Amzn-Requestid", requestID)
+	w.WriteHeader(status)
+	// A client that went away cannot be told anything.
+	_, _ = w.Write(body.Bytes())
+}
+
+// serve answers one request.
+func (a *API) serve(w http.ResponseWriter, r *http.Request) (action string, answer query.Answerer, err error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return "", nil, query.Errorf("InvalidRequest", "The request cannot be read: %v", err)
+	}
+	if _, err := a.verify(r.Context(), r, body); err != nil {
+		return "", nil, authError(err)
+	}
+	form, err := parameters(r, body)
+	if err != nil {
+		return "", nil, err
+	}
+	action = form.Get("Action")
+	if version := form.Get("Version"); version != query.Version {
+		return action, nil, query.Errorf("InvalidParameterValue", "Value (%s) for parameter Version is invalid. It must be %s", version, query.Version)
+	}
+	run, ok := operations[action]
+	if !ok {
+		return action, nil, query.Errorf("InvalidAction", "The action %s is not valid for this web service.", action)
+	}
+	answer, err = run(a, form)
+	return action, answer, err
+}
+
+// parameters reads a request's parameters: from the query of a GET, from the form of a POST.
+func parameters(r *http.Request, body []byte) (url.Values, error) {
+	raw := r.URL.RawQuery
+	switch r.Method {
+	case http.MethodGet:
+	case http.MethodPost:
+		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		if err != nil || kind != "application/x-www-form-urlencoded" {
+			return nil, query.Errorf("InvalidRequest", "A POST must be of type application/x-www-form-urlencoded")
+		}
+		if raw != "" {
+			return nil, query.Errorf("InvalidRequest", "A POST must have its parameters in the body only")
+		}
+		raw = string(body)
+	default:
+		return nil, query.Errorf("InvalidRequest", "The method must be GET or POST")
+	}
+	form, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, query.Errorf("MalformedQueryString", "The parameters cannot be read: %v", err)
+	}
+	return form, nil
+}
+
+// authError is the refusal of a request that was not believed.
+func authError(err error) error {
+	switch {
+	case errors.Is(err, signature.ErrMissing):
+		return query.Errorf("MissingAuthenticationToken", "Request is missing Authentication Token")
+	case errors.Is(err, signature.ErrExpired):
+		return query.Errorf("RequestExpired", "Request has expired: %v", err)
+	}
+	return query.Errorf("AuthFailure", "AWS was not able to validate the provided access credentials: %v", err)
+}
+
+func newRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

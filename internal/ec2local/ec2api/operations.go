@@ -1,0 +1,79 @@
+package ec2api
+
+import (
+	"net/url"
+
+	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/query"
+)
+
+// operations are all operations by name.
+var operations = map[string]operation{
+	"AuthorizeSecurityGroupEgress":  write((*API).authorizeEgress),
+	"AuthorizeSecurityGroupIngress": write((*API).authorizeIngress),
+	"CreateSecurityGroup":           write((*API).createSecurityGroup),
+	"CreateTags":                    write((*API).createTags),
+	"DeleteSecurityGroup":           write((*API).deleteSecurityGroup),
+	"DeleteTags":                    write((*API).deleteTags),
+	"DescribeAvailabilityZones":     read((*API).describeAvailabilityZones),
+	"DescribeImages":                read((*API).describeImages),
+	"DescribeInstanceStatus":        read((*API).describeInstanceStatus),
+	"DescribeInstances":             read((*API).describeInstances),
+	"DescribeNetworkInterfaces":     read((*API).describeNetworkInterfaces),
+	"DescribeRouteTables":           read((*API).describeRouteTables),
+	"DescribeSecurityGroups":        read((*API).describeSecurityGroups),
+	"DescribeSubnets":               read((*API).describeSubnets),
+	"DescribeTags":                  read((*API).describeTags),
+	"DescribeVolumes":               read((*API).describeVolumes),
+	"DescribeVpcs":                  read((*API).describeVpcs),
+	"GetConsoleOutput":              read((*API).getConsoleOutput),
+	"ModifyInstanceAttribute":       write((*API).modifyInstanceAttribute),
+	"RevokeSecurityGroupEgress":     write((*API).revokeEgress),
+	"RevokeSecurityGroupIngress":    write((*API).revokeIngress),
+	"RunInstances":                  runInstances,
+	"StartInstances":                write((*API).startInstances),
+	"StopInstances":                 write((*API).stopInstances),
+	"TerminateInstances":            write((*API).terminateInstances),
+}
+
+// operation answers a request with these parameters.
+type operation func(a *API, form url.Values) (query.Answerer, error)
+
+// dryRun is embedded in every request.
+type dryRun struct{ DryRun bool }
+
+func (d dryRun) isDryRun() bool { return d.DryRun }
+
+// read makes an operation that changes nothing of a handler that need not care for DryRun.
+func read[In interface{ isDryRun() bool }, Out query.Answerer](handle func(*API, *In) (Out, error)) operation {
+	return func(a *API, form url.Values) (query.Answerer, error) {
+		var in In
+		if err := query.Decode(form, &in); err != nil {
+			return nil, err
+		}
+		answer, err := handle(a, &in)
+		if err == nil && in.isDryRun() {
+			err = cloud.ErrDryRun()
+		}
+		return answer, err
+	}
+}
+
+// write makes an operation of a handler that cares for DryRun by itself.
+func write[In any, Out query.Answerer](handle func(*API, *In) (Out, error)) operation {
+	return func(a *API, form url.Values) (query.Answerer, error) {
+		var in In
+		if err := query.Decode(form, &in); err != nil {
+			return nil, err
+		}
+		return handle(a, &in)
+	}
+}
+
+// done is the answer of operations that say nothing but that they succeeded.
+type done struct {
+	query.Answer
+	Return bool `xml:"return"`
+}
+
+func ok(err error) (*done, error) { return &done{Return: true}, err }

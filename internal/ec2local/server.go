@@ -1,0 +1,123 @@
+package ec2local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/utils/clock"
+
+	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/ec2api"
+	"github.com/elotl/kip/v2/internal/ec2local/fault"
+	"github.com/elotl/kip/v2/internal/ec2local/imds"
+	"github.com/elotl/kip/v2/internal/ec2local/machine"
+	"github.com/elotl/kip/v2/internal/ec2local/signature"
+)
+
+// AccountID is the number of the only account.
+const AccountID = "123456789012"
+
+// Config is what a Server is made of.
+type Config struct {
+	// Dir keeps the account's state.
+	Dir string
+	// Images is the folder of images.
+	Images string
+	// Region is the region to play, and Zones its availability zones.
+	Region string
+	Zones  []string
+	// VPC is the only VPC's range.
+	VPC netip.Prefix
+	// Credentials are who may use the API.
+	Credentials signature.Credentials
+	// Types looks an instance type up; see CatalogueTypes.
+	Types func(name string) (cloud.Type, bool)
+	// Hypervisor runs the machines.
+	Hypervisor machine.Hypervisor
+	// Delays are how long instances take to change their state.
+	Delays cloud.Delays
+	// Clock tells the time.
+	Clock clock.WithTicker
+	// Log takes what happens.
+	Log *slog.Logger
+}
+
+// Server is an EC2 endpoint.
+type Server struct {
+	cfg    Config
+	cloud  *cloud.Cloud
+	faults *fault.Script
+	imds   *imds.Server
+	mux    *http.ServeMux
+}
+
+// New opens the account in cfg.Dir, or makes it.
+func New(cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, faults: &fault.Script{}, mux: http.NewServeMux()}
+	account, err := cloud.Open(cloud.Config{
+		Dir: cfg.Dir, Images: cfg.Images, Region: cfg.Region, Zones: cfg.Zones, AccountID: AccountID, VPC: cfg.VPC,
+		Hypervisor: cfg.Hypervisor, Types: cfg.Types, Faults: s.faults, Delays: cfg.Delays, Clock: cfg.Clock, Log: cfg.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the account: %w", err)
+	}
+	s.cloud = account
+	s.imds = imds.New(imds.Config{
+		Lookup: s.metadata, Key: account.World().MetadataKey, Now: cfg.Clock.Now, Log: cfg.Log,
+	})
+	verifier := &signature.Verifier{Service: "ec2", Region: cfg.Region, Secret: cfg.Credentials.Secret, Now: cfg.Clock.Now}
+	s.mux.Handle("/{$}", ec2api.New(account, verifier, cfg.Log))
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	s.mux.Handle(adminPrefix, fromLoopback(s.admin()))
+	return s, nil
+}
+
+// ServeHTTP implements [http.Handler] for everything but the metadata service.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// Metadata is the metadata service.
+func (s *Server) Metadata() *imds.Server { return s.imds }
+
+// Run drives the instances, and serves the API and the metadata service, until ctx ends or one of them fails. It closes
+// the listeners and returns when everything it started has ended. Machines go on running.
+func (s *Server) Run(ctx context.Context, api, metadata net.Listener) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { s.cloud.Run(ctx); return nil })
+	group.Go(func() error { return s.imds.Serve(ctx, metadata) })
+	group.Go(func() error { return s.serveAPI(ctx, api) })
+	return group.Wait()
+}
+
+// drain is how long requests may take to end when the server ends.
+const drain = 5 * time.Second
+
+func (s *Server) serveAPI(ctx context.Context, l net.Listener) error {
+	server := &http.Server{
+		Handler: s, ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog: slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+		defer cancel()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
+	})
+	err := server.Serve(l)
+	if !stop() {
+		<-stopped
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the API: %w", err)
+	}
+	return nil
+}
