@@ -1,7 +1,7 @@
 # `make` prints the targets. Everything is built below .cache and bin; `make clean` removes both.
 
-# What make tools builds and installs with; see tools/README.md.
-build-tools := go run ./tools/build
+# Builds and installs third-party programs; see tools/README.md.
+build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/build
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help

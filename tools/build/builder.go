@@ -162,7 +162,7 @@ func (b *builder) compile(ctx context.Context, todo []target, lock *os.File) err
 			return err
 		}
 	}
-	fmt.Fprintf(b.out, "%d programs built in %s.\n", len(todo), roughly(time.Since(start)))
+	fmt.Fprintf(b.out, "Programs built: %d, in %s.\n", len(todo), roughly(time.Since(start)))
 	return nil
 }
 

@@ -92,7 +92,7 @@ func installDeps(ctx context.Context, sets []string, out io.Writer) error {
 		return fmt.Errorf("what these Debian packages hold is missing; install your distribution's equivalents:\n%s", strings.Join(reasons, "\n"))
 	}
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("Debian packages are missing:\n%s\nInstall them:\n  sudo apt-get install %s",
+		return fmt.Errorf("missing Debian packages:\n%s\nInstall them:\n  sudo apt-get install %s",
 			strings.Join(reasons, "\n"), strings.Join(names, " "))
 	}
 	fmt.Fprintf(out, "Installing Debian packages:\n%s\n", strings.Join(reasons, "\n"))
