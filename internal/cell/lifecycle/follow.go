@@ -26,10 +26,17 @@ func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, er
 	if why := r.gone(s); why != "" {
 		return r.lose(ctx, s, why)
 	}
+	next := r.run
 	if s.cell.Status.Enrolment == nil {
-		return r.boot(ctx, s)
+		next = r.boot
 	}
-	return r.run(ctx, s)
+	result, err := next(ctx, s)
+	if s.mem.absentLook != 0 && (result.RequeueAfter == 0 || result.RequeueAfter > absenceGrace) {
+		// One look did not find the instance; the second one decides, and is no
+		// news that would bring us here.
+		result.RequeueAfter = absenceGrace
+	}
+	return result, err
 }
 
 // gone says why the instance is of no use any more, "" while it is.

@@ -153,7 +153,11 @@ func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bo
 	log.Warn("launch refused", "kind", kind, "err", err)
 	a.refusal = err
 	if !kind.Definite() {
-		s.mem.ambiguous, s.mem.absentLook = true, 0
+		s.mem.ambiguous = true
+	}
+	if !kind.Definite() && kind != cloudprovider.TokenConflict {
+		// This very call may have launched something.
+		s.mem.absentLook = 0
 		r.touching(s)
 	}
 	if s.mem.ambiguous {
@@ -165,13 +169,9 @@ func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bo
 // settle handles a failed call when it, or an earlier one for the same intent,
 // may have launched an instance: the intent stands until that is known.
 func (r *Reconciler) settle(ctx context.Context, s *scope, a *attempt, cause error) (again bool, result reconcile.Result, err error) {
-	if mine, ok := r.found(s); ok {
-		for _, i := range mine {
-			if i.ClientToken == s.token() {
-				s.log.Info("instance of an unanswered launch found", "instance", i.ID)
-				return false, reconcile.Result{RequeueAfter: r.cfg.BootTimeout}, r.launchedAs(ctx, s, &i)
-			}
-		}
+	if i := r.seen.launched(s.cell.UID, s.token()); i != nil {
+		s.log.Info("instance of an unanswered launch found", "instance", i.ID)
+		return false, reconcile.Result{RequeueAfter: r.cfg.BootTimeout}, r.launchedAs(ctx, s, i)
 	}
 	kind := cloudprovider.KindOf(cause)
 	if (kind.Definite() || kind == cloudprovider.TokenConflict) && r.provenAbsent(s) {

@@ -103,6 +103,21 @@ func (o *observer) latest(since uint64) *look {
 	return o.newest
 }
 
+// launched returns the living instance of an intent, if any look showed one:
+// what exists needs no newer look to be believed.
+func (o *observer) launched(cell types.UID, token string) *cloudprovider.Instance {
+	l := o.latest(0)
+	if l == nil {
+		return nil
+	}
+	for _, id := range l.byCell[cell] {
+		if i := l.instances[id]; i.ClientToken == token && i.State.Alive() {
+			return &i
+		}
+	}
+	return nil
+}
+
 // look asks the cloud and returns the names of the Cells for which the answer
 // is news.
 func (o *observer) look(ctx context.Context) ([]string, error) {

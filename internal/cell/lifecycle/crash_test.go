@@ -1,0 +1,113 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider/cloudprovidertest"
+)
+
+// script is a whole life of a Cell, told by time: what the world does at which
+// second, whether or not a Kip is there to see it.
+type script struct {
+	reason   string
+	prepare  func(*world)
+	enrolAt  int // 0: never
+	deleteAt int
+}
+
+var scripts = map[string]script{
+	"ordinary life": {
+		reason: "launch, enrol, run, delete", enrolAt: 5, deleteAt: 15,
+	},
+	"fallback": {
+		reason: "several intents one after the other",
+		prepare: func(w *world) {
+			w.cloud.SoldOut = func(l v1beta1.LaunchStatus) bool { return l.InstanceType == "t3.nano" }
+		},
+		enrolAt: 5, deleteAt: 15,
+	},
+	"deleted at once": {
+		reason: "the deletion comes while the launch is on its way", deleteAt: 1,
+	},
+	"slow cloud": {
+		reason:   "a new instance is not seen for a while",
+		prepare:  func(w *world) { w.cloud.VisibleAfter = 8 * time.Second },
+		deleteAt: 3,
+	},
+	"lost answers": {
+		reason: "every other answer of Create is lost",
+		prepare: func(w *world) {
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Times: 2, AnswerLost: true})
+		},
+		enrolAt: 20, deleteAt: 25,
+	},
+	"never boots": {
+		reason: "terminated by the timeout, then deleted", deleteAt: 320,
+	},
+}
+
+// play runs a script with a Kip that dies at one call, and others after it. It
+// returns how many calls the first Kip made.
+func (s script) play(t *testing.T, at int, after bool) (calls int) {
+	t.Helper()
+	w := newWorld(t)
+	if s.prepare != nil {
+		s.prepare(w)
+	}
+	first := &mortal{at: at, after: after}
+	w.boot(first)
+	w.add()
+	enrolled := false
+	for second := range 600 {
+		if second >= s.deleteAt {
+			w.delete()
+		}
+		cell := w.cell()
+		if cell == nil {
+			break
+		}
+		if s.enrolAt != 0 && second >= s.enrolAt && !enrolled && cell.Status.InstanceID != "" && cell.DeletionTimestamp == nil {
+			enrolled = true
+			w.enrol()
+			w.podPhase(corev1.PodRunning)
+		}
+		if err := w.tick(); err != nil {
+			if !errors.Is(err, errKilled) {
+				t.Fatalf("second %d: %v", second, err)
+			}
+			w.boot(&mortal{})
+		}
+	}
+	if cell := w.cell(); cell != nil {
+		t.Fatalf("the cell is still there: %+v", cell.Status)
+	}
+	if alive := w.cloud.Alive(); len(alive) != 0 {
+		t.Fatalf("leaked: %+v", alive)
+	}
+	if all := w.cloud.All(); len(all) > 1 {
+		t.Fatalf("one cell launched %d instances: %+v", len(all), all)
+	}
+	return first.calls
+}
+
+// TestCrashMatrix kills Kip before and after every single call that it makes
+// in each script, and lets another one go on.
+func TestCrashMatrix(t *testing.T) {
+	for name, s := range scripts {
+		t.Run(name, func(t *testing.T) {
+			total := s.play(t, 0, false)
+			// Looks at the cloud repeat themselves; the first are enough.
+			for at := 1; at <= min(total, 60); at++ {
+				for _, after := range []bool{false, true} {
+					t.Run(fmt.Sprintf("call %d, after=%v", at, after), func(t *testing.T) { s.play(t, at, after) })
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,517 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/cloudprovider/cloudprovidertest"
+	"github.com/elotl/kip/v2/internal/instancetype"
+)
+
+func TestWholeLife(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+
+	w.must()
+	cell := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+	if l := cell.Status.Launch; l.InstanceType != "t3.nano" || l.Zone != "us-west-2a" || l.Number != 0 || l.HourlyUSD != "0.005" {
+		t.Errorf("launched %+v, want the first offering", l)
+	}
+	if cell.Status.InstanceID == "" || cell.Status.PrimaryIP == "" || cell.Status.PodIP == "" {
+		t.Errorf("instance and addresses must be known right after the launch: %+v", cell.Status)
+	}
+	if got := w.cloud.Alive()[0]; got.ClientToken != string(cell.UID) || got.CellUID != cell.UID {
+		t.Errorf("instance carries %q, %q; want the cell's UID", got.ClientToken, got.CellUID)
+	}
+	if got := w.told(); len(got) != 1 || !strings.Contains(got[0], "t3.nano") {
+		t.Errorf("events %q, want one about the launch", got)
+	}
+
+	w.enrol()
+	w.must()
+	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting) // the pod usually runs in a moment
+	w.podPhase(corev1.PodRunning)
+	w.must()
+	w.want(v1beta1.CellRunning, v1beta1.ReasonEnrolled)
+
+	w.podPhase(corev1.PodSucceeded)
+	w.must()
+	w.want(v1beta1.CellRunning, v1beta1.ReasonEnrolled) // the Cell is usually deleted in a moment
+	w.clock.Step(drainingPatience)
+	w.must()
+	w.want(v1beta1.CellDraining, v1beta1.ReasonDraining)
+
+	w.delete()
+	w.must()
+	w.want(v1beta1.CellTerminating, v1beta1.ReasonTerminating)
+	if alive := w.cloud.Alive(); len(alive) > 0 {
+		t.Errorf("termination must be asked for in the first reconcile after deletion: %+v", alive)
+	}
+	w.until("cell gone", func() bool { return w.cell() == nil })
+	if n := len(w.kip.memories); n != 0 {
+		w.must() // the deletion's own event
+		if n := len(w.kip.memories); n != 0 {
+			t.Errorf("%d memories left", n)
+		}
+	}
+}
+
+func TestFewWrites(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+	w.must()
+	w.must() // own write's event
+	w.enrol()
+	w.must()
+	w.podPhase(corev1.PodRunning)
+	w.until("running", func() bool { return w.cell().Status.Phase == v1beta1.CellRunning })
+	for range 30 {
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.delete()
+	w.until("cell gone", func() bool { return w.cell() == nil })
+	// Intent, instance, running, terminating, finalizer.
+	if w.writes > 5 {
+		t.Errorf("%d writes in a whole life, want 5", w.writes)
+	}
+	if n := w.cloud.Calls(cloudprovidertest.Create); n != 1 {
+		t.Errorf("%d launches asked for, want 1", n)
+	}
+	if n := w.cloud.Calls(cloudprovidertest.Delete); n != 1 {
+		t.Errorf("%d terminations asked for, want 1", n)
+	}
+}
+
+func TestStandbyCellThenBound(t *testing.T) {
+	w := newWorld(t)
+	w.add(func(c *v1beta1.Cell) { c.Spec.Pod = nil })
+	w.must()
+	w.enrol()
+	w.must()
+	cell := w.want(v1beta1.CellReady, v1beta1.ReasonEnrolled)
+	cell.Spec.Pod = &v1beta1.PodReference{Namespace: "default", Name: "web", UID: "pod-uid"}
+	if err := w.api.Update(t.Context(), cell); err != nil {
+		t.Fatal(err)
+	}
+	w.must()
+	w.want(v1beta1.CellBound, v1beta1.ReasonEnrolled)
+}
+
+func TestBoundIsShownWhenItLasts(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+	w.must()
+	w.enrol()
+	result := w.must()
+	if result.RequeueAfter <= 0 || result.RequeueAfter > boundPatience {
+		t.Errorf("RequeueAfter = %s", result.RequeueAfter)
+	}
+	w.clock.Step(boundPatience)
+	w.must()
+	w.want(v1beta1.CellBound, v1beta1.ReasonEnrolled)
+}
+
+func TestFallsBackWithinOneReconcile(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.SoldOut = func(l v1beta1.LaunchStatus) bool { return l.InstanceType == "t3.nano" }
+	w.add()
+	w.must()
+	cell := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+	if l := cell.Status.Launch; l.InstanceType != "t3.micro" || l.Number != 3 {
+		t.Errorf("launched %+v, want t3.micro as the fourth attempt", l)
+	}
+	if got, want := w.cloud.Alive()[0].ClientToken, string(cell.UID)+"-3"; got != want {
+		t.Errorf("token %q, want %q", got, want)
+	}
+
+	// Another cell profits from what this one learnt.
+	calls := w.cloud.Calls(cloudprovidertest.Create)
+	if _, avoided := w.kip.unavailable.Until(instancetype.Key{InstanceType: "t3.nano", Zone: "us-west-2b", CapacityType: v1beta1.OnDemand}, w.clock.Now()); !avoided {
+		t.Errorf("t3.nano in us-west-2b must be avoided after %d calls", calls)
+	}
+	if _, avoided := w.kip.unavailable.Until(instancetype.Key{InstanceType: "t3.nano", Zone: "us-west-2b", CapacityType: v1beta1.Spot}, w.clock.Now()); avoided {
+		t.Error("a shortage of on-demand says nothing about spot")
+	}
+}
+
+func TestSoldOutWaitsAndStartsByItself(t *testing.T) {
+	w := newWorld(t)
+	soldOut := true
+	w.cloud.SoldOut = func(v1beta1.LaunchStatus) bool { return soldOut }
+	w.offerings = w.offerings[6:] // t3.small in three zones
+	w.add()
+	result := w.must()
+	w.want(v1beta1.CellPending, v1beta1.ReasonInsufficientCapacity)
+	if m := w.message(); !strings.Contains(m, "t3.small (on-demand) in us-west-2a") || !strings.Contains(m, "next try at 03:07:05 UTC") {
+		t.Errorf("message %q must say what was tried and when it is tried again", m)
+	}
+	if result.RequeueAfter <= 0 || result.RequeueAfter > time.Minute {
+		t.Errorf("RequeueAfter = %s, want at most a minute", result.RequeueAfter)
+	}
+	if got := w.told(); len(got) != 1 || !strings.HasPrefix(got[0], "Warning InsufficientCapacity") {
+		t.Errorf("events %q, want one", got)
+	}
+	writes := w.writes
+	w.clock.Step(time.Minute)
+	w.must()
+	if w.writes != writes {
+		t.Error("looking again without news must not write")
+	}
+	soldOut = false
+	w.clock.Step(instancetype.UnavailableFor)
+	w.must()
+	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+}
+
+func TestNothingFits(t *testing.T) {
+	w := newWorld(t)
+	all := w.offerings
+	w.offerings = nil
+	cell := w.add()
+	w.kip.cfg.Offerings = func(req v1beta1.Requirements, opts instancetype.Options) instancetype.Result {
+		if len(w.offerings) > 0 {
+			return w.choose(req, opts)
+		}
+		catalogue, err := instancetype.Embedded()
+		if err != nil {
+			t.Fatal(err)
+		}
+		region, err := catalogue.Region("us-west-2")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return region.Offerings(v1beta1.Requirements{InstanceTypes: []string{"t3.nanno"}}, opts)
+	}
+	result := w.must()
+	w.want(v1beta1.CellPending, v1beta1.ReasonNoInstanceTypeFits)
+	if !strings.Contains(w.message(), "t3.nanno") || result.RequeueAfter == 0 {
+		t.Errorf("message %q, requeue %s", w.message(), result.RequeueAfter)
+	}
+	if w.cell().Status.Launch != nil {
+		t.Error("nothing was launched, so there is no intent")
+	}
+	// The pod's wishes change, and the cell starts.
+	w.offerings = all
+	cell = w.cell()
+	cell.Spec.Requirements.InstanceTypes = []string{"t3.nano"}
+	if err := w.api.Update(t.Context(), cell); err != nil {
+		t.Fatal(err)
+	}
+	w.must()
+	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+}
+
+// TestRefusals: each kind of refusal has its reason, and none is for ever.
+func TestRefusals(t *testing.T) {
+	for kind, tc := range map[cloudprovider.Kind]struct {
+		reason string
+		phase  v1beta1.CellPhase
+		why    string
+	}{
+		cloudprovider.QuotaExceeded:        {v1beta1.ReasonQuotaExceeded, v1beta1.CellPending, "the cell accepts one capacity type only"},
+		cloudprovider.SubnetFull:           {v1beta1.ReasonSubnetFull, v1beta1.CellPending, "every zone said so"},
+		cloudprovider.Throttled:            {v1beta1.ReasonThrottled, v1beta1.CellLaunching, "the same request is repeated"},
+		cloudprovider.Denied:               {v1beta1.ReasonDenied, v1beta1.CellPending, "people must act"},
+		cloudprovider.InvalidConfiguration: {v1beta1.ReasonInvalidConfiguration, v1beta1.CellPending, "people must act"},
+		cloudprovider.Transient:            {v1beta1.ReasonCloudError, v1beta1.CellLaunching, "an instance may exist"},
+		cloudprovider.TokenConflict:        {v1beta1.ReasonCloudError, v1beta1.CellLaunching, "an instance may exist"},
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(kind)})
+			w.add()
+			result := w.must()
+			w.want(tc.phase, tc.reason)
+			if m := w.message(); !strings.Contains(m, "scripted "+string(kind)) {
+				t.Errorf("message %q lacks the cloud's answer", m)
+			}
+			if result.RequeueAfter <= 0 || result.RequeueAfter > 2*time.Minute {
+				t.Errorf("%s: requeue after %s", tc.why, result.RequeueAfter)
+			}
+			if got := w.told(); len(got) != 1 || !strings.HasPrefix(got[0], "Warning "+tc.reason) {
+				t.Errorf("events %q, want one of reason %s", got, tc.reason)
+			}
+			for range 10 { // the same refusal again is no news
+				w.clock.Step(time.Minute)
+				w.must()
+			}
+			if got := w.told(); len(got) != 0 {
+				t.Errorf("repeated events: %q", got)
+			}
+			w.cloud.Heal()
+			w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
+		})
+	}
+}
+
+func TestQuotaOfSpotFallsBackToOnDemand(t *testing.T) {
+	w := newWorld(t)
+	spot := w.offerings[0]
+	spot.CapacityType, spot.HourlyUSD = v1beta1.Spot, 0.001
+	w.offerings = append([]instancetype.Offering{spot}, w.offerings...)
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(cloudprovider.QuotaExceeded),
+		If: func(r cloudprovider.LaunchRequest) bool { return r.Launch.CapacityType == v1beta1.Spot }})
+	w.add(func(c *v1beta1.Cell) {
+		c.Spec.Requirements.CapacityTypes = []v1beta1.CapacityType{v1beta1.Spot, v1beta1.OnDemand}
+	})
+	w.must()
+	if l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch; l.CapacityType != v1beta1.OnDemand {
+		t.Errorf("launched %+v, want on-demand", l)
+	}
+}
+
+func TestSubnetFullGoesToAnotherZone(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(cloudprovider.SubnetFull),
+		If: func(r cloudprovider.LaunchRequest) bool { return r.Launch.Zone == "us-west-2a" }})
+	w.add()
+	w.must()
+	if l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch; l.Zone != "us-west-2b" || l.InstanceType != "t3.nano" {
+		t.Errorf("launched %+v, want t3.nano in us-west-2b", l)
+	}
+}
+
+func TestUserDataError(t *testing.T) {
+	w := newWorld(t)
+	w.userData = func(*v1beta1.Cell) ([]byte, error) { return nil, errors.New("user data has 20000 bytes") }
+	w.add()
+	if result := w.must(); result.RequeueAfter == 0 {
+		t.Error("must be tried again")
+	}
+	w.want(v1beta1.CellPending, v1beta1.ReasonInvalidConfiguration)
+	if n := w.cloud.Calls(cloudprovidertest.Create); n != 0 {
+		t.Errorf("%d launches", n)
+	}
+}
+
+// TestLostAnswer: the instance exists although Create failed.
+func TestLostAnswer(t *testing.T) {
+	for name, then := range map[string]cloudprovider.Kind{
+		"repeated": "", "then throttled": cloudprovider.Throttled, "then denied": cloudprovider.Denied,
+		"then sold out": cloudprovider.InsufficientCapacity, "then the token conflicts": cloudprovider.TokenConflict,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.VisibleAfter = 10 * time.Second
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Times: 1, AnswerLost: true})
+			if then != "" {
+				w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(then)})
+			}
+			cell := w.add()
+			w.must()
+			w.want(v1beta1.CellLaunching, v1beta1.ReasonCloudError)
+			w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
+			if n := len(w.cloud.All()); n != 1 {
+				t.Errorf("%d instances, want the first", n)
+			}
+			if got := w.cell().Status.Launch.Number; got != 0 {
+				t.Errorf("launch number %d, want 0", got)
+			}
+			if got := w.cloud.All()[0]; got.CellUID != cell.UID || got.ID != w.cell().Status.InstanceID {
+				t.Errorf("recorded %s, launched %+v", w.cell().Status.InstanceID, got)
+			}
+		})
+	}
+}
+
+// TestLostRequest: Create failed without an answer and nothing was launched;
+// when the offering is then sold out, the next one is tried, but not before
+// that is proven.
+func TestLostRequest(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Times: 1})
+	w.cloud.SoldOut = func(l v1beta1.LaunchStatus) bool { return l.InstanceType == "t3.nano" && l.Zone == "us-west-2a" }
+	w.add()
+	start := w.clock.Now()
+	w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
+	if took := w.clock.Since(start); took < youngLaunch {
+		t.Errorf("gave up the intent after %s: an instance may show up until %s", took, youngLaunch)
+	}
+	if l := w.cell().Status.Launch; l.Number != 1 || l.Zone != "us-west-2b" {
+		t.Errorf("launched %+v", l)
+	}
+}
+
+func TestBootTimeout(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+	if result := w.must(); result.RequeueAfter != DefaultBootTimeout {
+		t.Errorf("requeue after %s", result.RequeueAfter)
+	}
+	w.clock.Step(DefaultBootTimeout - time.Second)
+	w.must()
+	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+	w.clock.Step(time.Second)
+	w.must()
+	w.want(v1beta1.CellTerminating, v1beta1.ReasonInstanceGone)
+	if n := len(w.cloud.Alive()); n != 0 {
+		t.Error("the instance must be terminated")
+	}
+	w.delete()
+	w.until("cell gone", func() bool { return w.cell() == nil })
+}
+
+func TestBootTimeoutStartsAnewWithKip(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+	w.must()
+	w.clock.Step(time.Hour) // Kip is away, nobody could enrol the cell
+	w.boot(&mortal{})
+	w.must()
+	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+}
+
+func TestInstanceLost(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason string
+		happen func(*world, string)
+	}{
+		"terminated from outside": {"the state says so", func(w *world, id string) { w.cloud.Kill(id, "Client.UserInitiatedShutdown") }},
+		"stopped from outside":    {"a cell is single use; a stopped one still costs its volume", func(w *world, id string) { w.cloud.Stop(id, "stopped by hand") }},
+		"vanished":                {"two looks did not find it", func(w *world, id string) { w.cloud.Forget(id) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.add()
+			w.must()
+			w.enrol()
+			w.podPhase(corev1.PodRunning)
+			w.until("running", func() bool { return w.cell().Status.Phase == v1beta1.CellRunning })
+			tc.happen(w, w.cell().Status.InstanceID)
+			w.until("loss noticed", func() bool { return w.cell().Status.Phase == v1beta1.CellTerminating })
+			w.want(v1beta1.CellTerminating, v1beta1.ReasonInstanceGone)
+			if alive := w.cloud.Alive(); len(alive) > 0 {
+				t.Errorf("%s: still there: %+v", tc.reason, alive)
+			}
+			w.delete()
+			w.until("cell gone", func() bool { return w.cell() == nil })
+		})
+	}
+}
+
+func TestOneMissingLookIsNoLoss(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.VisibleAfter = 30 * time.Second
+	w.add()
+	w.must()
+	for range 20 {
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
+		w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+	}
+}
+
+func TestDeletedWhilePending(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(cloudprovider.Denied)})
+	w.add()
+	w.must()
+	w.delete()
+	w.must()
+	if w.cell() != nil {
+		t.Error("nothing was launched, so the cell must go at once")
+	}
+}
+
+// TestDeletedWhileUnknown: the intent is written, and whether there is an
+// instance is not known.
+func TestDeletedWhileUnknown(t *testing.T) {
+	for name, lost := range map[string]bool{"answer lost": true, "request lost": false} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.VisibleAfter = 10 * time.Second
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, AnswerLost: lost})
+			w.add()
+			w.must()
+			w.delete()
+			w.boot(&mortal{}) // not even memory is left
+			w.must()
+			w.want(v1beta1.CellTerminating, v1beta1.ReasonTerminating)
+			w.until("cell gone", func() bool { return w.cell() == nil })
+			if n := len(w.cloud.Alive()); n != 0 {
+				t.Errorf("%d instances leaked", n)
+			}
+		})
+	}
+}
+
+func TestTerminationRefused(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+	w.must()
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Delete, Err: refusal(cloudprovider.Denied)})
+	w.delete()
+	result := w.must()
+	w.want(v1beta1.CellTerminating, v1beta1.ReasonDenied)
+	if result.RequeueAfter == 0 || result.RequeueAfter > 2*time.Minute {
+		t.Errorf("requeue after %s", result.RequeueAfter)
+	}
+	w.cloud.Heal()
+	w.until("cell gone", func() bool { return w.cell() == nil })
+}
+
+func TestFinalizerIsAddedFirst(t *testing.T) {
+	w := newWorld(t)
+	w.add(func(c *v1beta1.Cell) { c.Finalizers = nil })
+	w.must()
+	if got := w.cell(); len(got.Finalizers) != 1 || got.Status.Launch != nil {
+		t.Errorf("finalizers %q, launch %+v; want the finalizer before anything else", got.Finalizers, got.Status.Launch)
+	}
+	w.must()
+	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+}
+
+func TestOtherNodesCellIsLeftAlone(t *testing.T) {
+	w := newWorld(t)
+	w.add(func(c *v1beta1.Cell) { c.Spec.NodeName = "kip-provider-1" })
+	w.must()
+	if got := w.cell(); got.Status.Phase != "" || w.writes != 0 {
+		t.Errorf("touched: %+v", got.Status)
+	}
+}
+
+// TestStaleCache: a reconcile that sees the Cell as it was before our own
+// writes does nothing.
+func TestStaleCache(t *testing.T) {
+	w := newWorld(t)
+	old := w.add()
+	w.must()
+	w.kip.cfg.Client = staleReads{w.kip.cfg.Client, old}
+	if result := w.must(); result.RequeueAfter == 0 {
+		t.Error("must look again soon")
+	}
+	if n := w.cloud.Calls(cloudprovidertest.Create); n != 1 {
+		t.Errorf("%d launches, want 1", n)
+	}
+	// A Kip that remembers nothing is stopped by the lock.
+	w.boot(&mortal{})
+	w.kip.cfg.Client = staleReads{w.kip.cfg.Client, old}
+	w.must()
+	if n := w.cloud.Calls(cloudprovidertest.Create); n != 1 {
+		t.Errorf("%d launches on a stale read, want 1", n)
+	}
+}
+
+type staleReads struct {
+	client.Client
+	cell *v1beta1.Cell
+}
+
+func (c staleReads) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	if into, ok := obj.(*v1beta1.Cell); ok {
+		c.cell.DeepCopyInto(into)
+		return nil
+	}
+	return c.Client.Get(ctx, key, obj, opts...)
+}
