@@ -56,6 +56,11 @@ type Agent struct {
 
 	interruptions *interruptions
 
+	// kubeletUp is closed by the kubelet's first request: the part of its start
+	// that keeps the processors busy is over then.
+	kubeletUp     chan struct{}
+	kubeletUpOnce sync.Once
+
 	mu       sync.Mutex
 	instance imds.Instance
 	services map[string]*process.Service
@@ -70,6 +75,7 @@ func New(c Config) *Agent {
 		timeline:      status.NewTimeline(c.StartedAt),
 		reaper:        process.NewReaper(),
 		powerOff:      make(chan struct{}),
+		kubeletUp:     make(chan struct{}),
 		interruptions: newInterruptions(metadata, c.Logger),
 		services:      map[string]*process.Service{},
 	}
@@ -211,7 +217,10 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 	}
 	toKip := localapi.Handler(a.timed(server.Gateway()), localapi.DefaultHold, a.Logger)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		a.timeline.Reach(status.StepKubeletRequest)
+		a.kubeletUpOnce.Do(func() {
+			a.timeline.Reach(status.StepKubeletRequest)
+			close(a.kubeletUp)
+		})
 		toKip.ServeHTTP(w, r)
 	})
 	group.run("local API server", func(ctx context.Context) error {
@@ -222,10 +231,11 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 
 // timed notes when the gateway answers for the first time.
 func (a *Agent) timed(gateway http.RoundTripper) http.RoundTripper {
+	var first sync.Once
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		resp, err := gateway.RoundTrip(r)
 		if err == nil {
-			a.timeline.Reach(status.StepGatewayAnswer)
+			first.Do(func() { a.timeline.Reach(status.StepGatewayAnswer) })
 		}
 		return resp, err
 	})

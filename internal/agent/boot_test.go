@@ -57,7 +57,7 @@ const (
 )
 
 // programs are what the tools directory must hold.
-var programs = []string{"containerd", "containerd-shim-runc-v2", "runc", "kubelet"}
+var programs = []string{"containerd", "containerd-shim-runc-v2", "ctr", "runc", "kubelet", "kube-proxy"}
 var plugins = []string{"ptp", "static", "portmap"}
 
 // TestBoot boots a real cell, the agent being PID 1 of a machine made of

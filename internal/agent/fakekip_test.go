@@ -116,7 +116,7 @@ func (k *fakeKip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/namespaces/"):
+		case r.Method == http.MethodGet && (strings.Contains(r.URL.Path, "/namespaces/") || strings.Contains(r.URL.Path, "/csinodes/")):
 			notFound(w)
 		case r.Method == http.MethodGet:
 			k.list(w, r, map[string]any{"kind": "List", "apiVersion": "v1", "metadata": k.listMeta(), "items": []any{}})

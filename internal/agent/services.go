@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -38,6 +39,9 @@ const (
 	// kubelet is started all the same, to fail and say why.
 	runtimePatience = 30 * time.Second
 
+	// kubeletPatience bounds how long others are held back for the kubelet.
+	kubeletPatience = 5 * time.Second
+
 	// stopGrace is what a service has to end by itself.
 	stopGrace = 2 * time.Second
 )
@@ -68,6 +72,7 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 		if err != nil {
 			return err
 		}
+		proxy.Before = a.awaitKubelet
 		daemons = append(daemons, proxy)
 	}
 
@@ -77,6 +82,9 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 	runtimeDone.Go(func() { runtime.Run(runtimeCtx) })
 	for _, d := range daemons {
 		daemonsDone.Go(func() { d.Run(ctx) })
+	}
+	if doc.SandboxImage != "" {
+		daemonsDone.Go(func() { a.pullSandboxImage(ctx, doc.SandboxImage) })
 	}
 	daemonsDone.Wait()
 	a.endContainers()
@@ -95,6 +103,7 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 		ResolverFile:       resolverFile,
 		MaxContainerLogMiB: doc.Node.MaxContainerLogMiB,
 		RuntimeSocket:      containerd.Socket,
+		MayLowerOOMScore:   machine.MayLowerOOMScore(),
 	}
 	name, mtu, err := network.InterfaceOf(instance.Primary)
 	if err != nil {
@@ -119,7 +128,7 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 		RuncPath:            filepath.Join(a.ProgramDir, "runc"),
 		NetworkPluginDir:    a.NetworkPluginDir,
 		SandboxImage:        doc.SandboxImage,
-		RestrictOOMScoreAdj: !machine.MayRaiseOOMPriority(),
+		RestrictOOMScoreAdj: !node.MayLowerOOMScore,
 	}).Write("/"); err != nil {
 		return node, err
 	}
@@ -189,6 +198,52 @@ func (a *Agent) environment() []string {
 	return []string{
 		"PATH=" + a.ProgramDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME=/root",
+	}
+}
+
+// pullSandboxImage has containerd pull the image that every pod needs while the
+// kubelet waits for its node. When that fails the first pod pulls it, later, and
+// says what is wrong.
+func (a *Agent) pullSandboxImage(ctx context.Context, image string) {
+	client := filepath.Join(a.ProgramDir, "ctr")
+	if _, err := os.Stat(client); err != nil {
+		return
+	}
+	if err := a.awaitKubelet(ctx); err != nil {
+		return
+	}
+	pull := process.NewService(process.Config{
+		Name: "sandbox-image",
+		Command: process.Command{
+			Path: client,
+			Args: []string{
+				"--address", containerd.Socket, "--namespace", "k8s.io",
+				// As the CRI plugin would have labelled it.
+				"images", "pull", "--label", "io.cri-containerd.pinned=pinned",
+				"--hosts-dir", containerd.RegistryDir, image,
+			},
+			Env: a.environment(),
+		},
+		Reaper: a.reaper,
+		Logger: a.Logger,
+	})
+	if err := pull.RunOnce(ctx); err != nil && ctx.Err() == nil {
+		a.Logger.Warn("the sandbox image could not be pulled ahead", "image", image, "error", err, "lastLines", pull.LastLines())
+		return
+	}
+	a.timeline.Reach(status.StepSandboxImage)
+}
+
+// awaitKubelet holds back what the pod needs less urgently than the kubelet.
+// After its first request that sits idle for a second, waiting for its node.
+func (a *Agent) awaitKubelet(ctx context.Context) error {
+	select {
+	case <-a.kubeletUp:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(kubeletPatience):
+		return errors.New("the kubelet has not asked for anything yet")
 	}
 }
 

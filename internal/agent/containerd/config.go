@@ -17,8 +17,8 @@ import (
 const (
 	ConfigFile = "/etc/kip/containerd/config.toml"
 	Socket     = "/run/containerd/containerd.sock"
-	// registryDir holds one directory with a hosts.toml per registry.
-	registryDir = "/etc/kip/containerd/certs.d"
+	// RegistryDir holds one directory with a hosts.toml per registry.
+	RegistryDir = "/etc/kip/containerd/certs.d"
 	// NetworkDir is where containerd looks for the CNI network.
 	NetworkDir = "/etc/kip/cni"
 )
@@ -81,7 +81,7 @@ func (c Config) Render() string {
 		fmt.Fprintf(&b, "sandbox = %s\n", quote(c.SandboxImage))
 	}
 	b.WriteString("[plugins.'io.containerd.cri.v1.images'.registry]\n")
-	fmt.Fprintf(&b, "config_path = %s\n\n", quote(registryDir))
+	fmt.Fprintf(&b, "config_path = %s\n\n", quote(RegistryDir))
 
 	b.WriteString("[plugins.'io.containerd.cri.v1.runtime']\n")
 	fmt.Fprintf(&b, "restrict_oom_score_adj = %t\n", c.RestrictOOMScoreAdj)

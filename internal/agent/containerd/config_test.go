@@ -86,9 +86,9 @@ func TestWriteMirrors(t *testing.T) {
 				t.Fatalf("%s: error %v", tc.reason, err)
 			}
 			got := map[string]string{}
-			entries, _ := os.ReadDir(filepath.Join(root, registryDir))
+			entries, _ := os.ReadDir(filepath.Join(root, RegistryDir))
 			for _, e := range entries {
-				content, err := os.ReadFile(filepath.Join(root, registryDir, e.Name(), "hosts.toml"))
+				content, err := os.ReadFile(filepath.Join(root, RegistryDir, e.Name(), "hosts.toml"))
 				if err != nil {
 					t.Fatal(err)
 				}

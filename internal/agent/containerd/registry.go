@@ -17,7 +17,7 @@ func WriteMirrors(root string, mirrors []userdata.Mirror) error {
 		return err
 	}
 	for registry, list := range endpoints {
-		path := filepath.Join(root, registryDir, directory(registry), "hosts.toml")
+		path := filepath.Join(root, RegistryDir, directory(registry), "hosts.toml")
 		if err := writeFile(path, renderHosts(list)); err != nil {
 			return err
 		}

@@ -36,6 +36,9 @@ type Node struct {
 	ResolverFile string
 	// MaxContainerLogMiB is the size at which a container's log is rotated.
 	MaxContainerLogMiB int32
+	// MayLowerOOMScore says whether the kubelet may protect itself from the
+	// kernel's out-of-memory killer. One that may not, and tries, starts later.
+	MayLowerOOMScore bool
 	// RuntimeSocket is containerd's.
 	RuntimeSocket string
 }
@@ -64,10 +67,11 @@ type configuration struct {
 	Authentication     authentication `json:"authentication"`
 	Authorization      authorization  `json:"authorization"`
 
-	EnableProfilingHandler    bool `json:"enableProfilingHandler"`
-	EnableDebugFlagsHandler   bool `json:"enableDebugFlagsHandler"`
-	EnableSystemLogHandler    bool `json:"enableSystemLogHandler"`
-	EnableContentionProfiling bool `json:"enableContentionProfiling"`
+	ContentType               string `json:"contentType"`
+	EnableProfilingHandler    bool   `json:"enableProfilingHandler"`
+	EnableDebugFlagsHandler   bool   `json:"enableDebugFlagsHandler"`
+	EnableSystemLogHandler    bool   `json:"enableSystemLogHandler"`
+	EnableContentionProfiling bool   `json:"enableContentionProfiling"`
 
 	SyncFrequency             string `json:"syncFrequency"`
 	NodeStatusUpdateFrequency string `json:"nodeStatusUpdateFrequency"`
@@ -76,8 +80,11 @@ type configuration struct {
 	CgroupDriver           string   `json:"cgroupDriver"`
 	FailCgroupV1           bool     `json:"failCgroupV1"`
 	FailSwapOn             bool     `json:"failSwapOn"`
+	OOMScoreAdj            int      `json:"oomScoreAdj"`
 	EnforceNodeAllocatable []string `json:"enforceNodeAllocatable"`
 	ProtectKernelDefaults  bool     `json:"protectKernelDefaults"`
+	// Hints for iptables-based tools, of which a cell has none.
+	MakeIPTablesUtilChains bool `json:"makeIPTablesUtilChains"`
 
 	EvictionHard                map[string]string `json:"evictionHard"`
 	ImageGCHighThresholdPercent int               `json:"imageGCHighThresholdPercent"`
@@ -112,6 +119,10 @@ func (n Node) configuration() configuration {
 	if logMiB == 0 {
 		logMiB = 50
 	}
+	oomScoreAdj := 0
+	if n.MayLowerOOMScore {
+		oomScoreAdj = -999
+	}
 	return configuration{
 		APIVersion: "kubelet.config.k8s.io/v1beta1",
 		Kind:       "KubeletConfiguration",
@@ -136,6 +147,9 @@ func (n Node) configuration() configuration {
 		Authentication:    authentication{X509: x509{ClientCAFile: ClientCA}},
 		Authorization:     authorization{Mode: "AlwaysAllow"},
 
+		// What Kip's gateway reads and changes on the way.
+		ContentType: "application/json",
+
 		// How soon a change of a mounted ConfigMap or Secret is in the pod's
 		// files: this at most, as changes of the objects are watched.
 		SyncFrequency:             "10s",
@@ -143,6 +157,7 @@ func (n Node) configuration() configuration {
 		NodeStatusMaxImages:       0,
 
 		CgroupDriver: "cgroupfs",
+		OOMScoreAdj:  oomScoreAdj,
 		// The machine holds one pod that was chosen for it: nothing to divide.
 		EnforceNodeAllocatable: []string{},
 

@@ -25,7 +25,7 @@ func (n Node) WriteProxy(root string) error {
 		// Connection tracking is left as the machine has it: its sysctls are
 		// not writable in every kind of cell.
 		"conntrack":        object{"maxPerCore": 0, "min": 0},
-		"clientConnection": object{"kubeconfig": proxyKubeconfig},
+		"clientConnection": object{"kubeconfig": proxyKubeconfig, "contentType": "application/json"},
 		// A pod's own packets are the only ones here; none of them needs to be
 		// masqueraded on its way to a Service.
 		"detectLocalMode": "InterfaceNamePrefix",

@@ -99,9 +99,9 @@ func ensureHosts(path string) error {
 	return err
 }
 
-// MayRaiseOOMPriority says whether this machine's processes may be given a lower
-// OOM score than they have. Without that right runc must not be asked to.
-func MayRaiseOOMPriority() bool {
+// MayLowerOOMScore says whether this machine's processes may be given a lower
+// OOM score than they have. Where not, runc and the kubelet must not try.
+func MayLowerOOMScore() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {

@@ -189,6 +189,9 @@ func TestServiceReportsLastLines(t *testing.T) {
 		if got := log.String(); got != "first line\nlast words\nfirst line\nlast words\n" {
 			t.Errorf("log = %q", got)
 		}
+		if err := s.RunOnce(context.Background()); err == nil || err.Error() != "exit status 3" {
+			t.Errorf("RunOnce: %v, want the exit status", err)
+		}
 		if before != 2 {
 			t.Errorf("Before ran %d times, want before each start", before)
 		}
@@ -203,8 +206,8 @@ func TestServiceDoesNotWaitForDescendants(t *testing.T) {
 			Backoff: Backoff{First: time.Hour, Longest: time.Hour}, Logger: slog.New(slog.DiscardHandler),
 		})
 		start := time.Now()
-		if err := s.runOnce(context.Background()); err == nil {
-			t.Error("runOnce gave no reason for the end")
+		if err := s.RunOnce(context.Background()); err != nil {
+			t.Errorf("RunOnce of a process that succeeded: %v", err)
 		}
 		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("waited %s for an orphan", took)

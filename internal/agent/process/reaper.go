@@ -131,6 +131,10 @@ func (p *Process) Result() string {
 	return fmt.Sprintf("exit status %d", p.status.ExitStatus())
 }
 
+// Succeeded says whether the process ended with exit status 0. It may be called
+// once Ended is closed.
+func (p *Process) Succeeded() bool { return p.status.Exited() && p.status.ExitStatus() == 0 }
+
 // Signal sends a signal to the process alone. It returns ErrEnded when the
 // process has ended, and never reaches another process that was given its PID.
 func (p *Process) Signal(s syscall.Signal) error {

@@ -68,6 +68,9 @@ func (s *Service) State() State {
 	return s.state
 }
 
+// LastLines returns the last lines the process wrote, oldest first.
+func (s *Service) LastLines() string { return s.output.tail() }
+
 // Run starts the process and starts it again whenever it ends, at once the
 // first time and then after growing pauses, until ctx ends. Then it ends the
 // process and returns when it is gone.
@@ -83,7 +86,7 @@ func (s *Service) Run(ctx context.Context) {
 			}
 		}
 		started := time.Now()
-		err := s.runOnce(ctx)
+		_ = s.RunOnce(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -92,8 +95,8 @@ func (s *Service) Run(ctx context.Context) {
 		}
 		failures++
 		pause := s.Backoff.after(failures)
-		s.Logger.Error("a service ended and is started again", "service", s.Name, "reason", err,
-			"ran", time.Since(started).Round(time.Millisecond).String(), "pause", pause.String(), "lastLines", s.output.tail())
+		s.Logger.Error("a service ended and is started again", "service", s.Name, "reason", s.State().LastExit,
+			"ran", time.Since(started).Round(time.Millisecond).String(), "pause", pause.String(), "lastLines", s.LastLines())
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -101,10 +104,12 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// runOnce starts the process and returns when it has ended, with the reason.
-func (s *Service) runOnce(ctx context.Context) error {
+// RunOnce starts the process and returns when it has ended, by itself or because
+// ctx ended. The error is nil only for exit status 0.
+func (s *Service) RunOnce(ctx context.Context) error {
 	read, write, err := os.Pipe()
 	if err != nil {
+		s.ended(err.Error())
 		return err
 	}
 	command := s.Command
@@ -140,7 +145,10 @@ func (s *Service) runOnce(ctx context.Context) error {
 	read.Close()
 
 	s.ended(p.Result())
-	return errors.New(p.Result())
+	if !p.Succeeded() {
+		return errors.New(p.Result())
+	}
+	return nil
 }
 
 // stop ends the process and waits for it.

@@ -44,6 +44,7 @@ const (
 	StepListening         = "listening"          // Kip can connect
 	StepContainerdStarted = "containerd-started" // its process runs
 	StepContainerdReady   = "containerd-ready"   // its socket answers
+	StepSandboxImage      = "sandbox-image"      // it was pulled ahead
 	StepKubeletStarted    = "kubelet-started"    // its process runs
 	StepKubeletRequest    = "kubelet-request"    // its first request to the API server
 	StepEnrolled          = "enrolled"           // Kip signed the certificate
