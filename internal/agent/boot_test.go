@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,6 +96,10 @@ func TestBoot(t *testing.T) {
 		t.Errorf("the cell takes %d KiB beside its pod that cannot be reclaimed, want 96 MiB at most", anonymous)
 	}
 
+	if said, exit := b.exec(t, "/pod", "say", "hello"); said != "hello\n" || !strings.Contains(exit, `"message":"7"`) {
+		t.Errorf("exec in the pod through the tunnel: output %q, result %q, want hello and exit code 7", said, exit)
+	}
+
 	for _, service := range []string{"kubelet", "containerd"} {
 		b.kill(t, service)
 		b.awaitStatus(t, service+" restarted", func(s status.Status) bool {
@@ -121,6 +127,30 @@ func TestBoot(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Error("the machine did not power off")
+	}
+}
+
+// A cell that is told to end while its pod runs ends soon, and in order.
+func TestPowerOffWithRunningPod(t *testing.T) {
+	b := newBoot(t)
+	kip := newFakeKip(t, b.node())
+	kip.pod = b.pod()
+	if err := b.machines.Start(t.Context(), b.spec); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(t, kip)
+	kip.await("the pod is ready", time.Minute, isReady)
+
+	start := time.Now()
+	if err := b.machines.PowerOff(t.Context(), b.spec.ID, false); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("power off took %s", took)
+	}
+	console, err := b.machines.Console(b.spec.ID)
+	if err != nil || !strings.Contains(string(console), "powering off") {
+		t.Errorf("the agent did not end by itself: %v\n%s", err, console)
 	}
 }
 
@@ -301,6 +331,55 @@ func (b *boot) status(t *testing.T) (s status.Status) {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// exec runs a command in the pod as kubectl does, over a WebSocket, and returns
+// its output and the kubelet's word about its end.
+func (b *boot) exec(t *testing.T, command ...string) (output, result string) {
+	t.Helper()
+	query := url.Values{"command": command, "output": {"1"}, "error": {"0"}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+cellName+"/kubelet/exec/default/web/web?"+query.Encode(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+		"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "v5.channel.k8s.io",
+	} {
+		req.Header.Set(key, value)
+	}
+	resp, err := b.transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("exec: status %d, %s", resp.StatusCode, body)
+	}
+	channels := map[byte]string{}
+	for {
+		// Frames of a server have no mask, and these are short.
+		var head [2]byte
+		if _, err := io.ReadFull(resp.Body, head[:]); err != nil || head[0]&0xf == 8 {
+			return channels[1], channels[3]
+		}
+		length := int(head[1])
+		if length == 126 {
+			var long [2]byte
+			if _, err := io.ReadFull(resp.Body, long[:]); err != nil {
+				t.Fatal(err)
+			}
+			length = int(binary.BigEndian.Uint16(long[:]))
+		}
+		payload := make([]byte, length)
+		if _, err := io.ReadFull(resp.Body, payload); err != nil {
+			t.Fatal(err)
+		}
+		if length > 0 {
+			channels[payload[0]] += string(payload[1:])
+		}
+	}
 }
 
 func (b *boot) awaitStatus(t *testing.T, what string, ok func(status.Status) bool) {

@@ -30,13 +30,14 @@ const (
 type interruptions struct {
 	metadata *imds.Client
 	logger   *slog.Logger
+	interval time.Duration
 
 	mu   sync.Mutex
 	seen []imds.Interruption
 }
 
 func newInterruptions(metadata *imds.Client, logger *slog.Logger) *interruptions {
-	return &interruptions{metadata: metadata, logger: logger}
+	return &interruptions{metadata: metadata, logger: logger, interval: interruptionInterval}
 }
 
 // list returns what was seen so far.
@@ -50,7 +51,7 @@ func (w *interruptions) list() []imds.Interruption {
 func (w *interruptions) watch(ctx context.Context, gateway http.RoundTripper) {
 	client := &http.Client{Transport: gateway, Timeout: interruptionTimeout}
 	told := map[string]bool{}
-	tick := time.NewTicker(interruptionInterval)
+	tick := time.NewTicker(w.interval)
 	defer tick.Stop()
 	for {
 		select {

@@ -1,5 +1,6 @@
 // Command pod is all that runs in the boot test's pod: "pod pause" holds the
-// sandbox, "pod web" answers HTTP on port 8080 with what it knows of itself.
+// sandbox, "pod web" answers HTTP on port 8080 with what it knows of itself,
+// "pod say" says its argument and exits with 7.
 package main
 
 import (
@@ -12,6 +13,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 2 && os.Args[1] == "say" {
+		fmt.Println(os.Args[2])
+		os.Exit(7)
+	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	if len(os.Args) > 1 && os.Args[1] == "web" {

@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/elotl/kip/v2/internal/agent/localapi"
+	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/userdata"
+)
+
+func newTestAPI(t *testing.T, toKubelet http.Handler) (*Agent, *httptest.Server) {
+	t.Helper()
+	a := New(Config{Version: "v2.0.0", StartedAt: time.Now(), Logger: slog.New(slog.DiscardHandler)})
+	server := httptest.NewServer(a.handler(userdata.Document{Cell: "cell-1"}, toKubelet))
+	t.Cleanup(server.Close)
+	return a, server
+}
+
+func TestStatus(t *testing.T) {
+	a, server := newTestAPI(t, http.NotFoundHandler())
+	a.timeline.Reach(status.StepListening)
+	resp, err := http.Get(server.URL + "/kip/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var s status.Status
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Version != "v2.0.0" || s.Cell != "cell-1" || len(s.Boot) != 1 || len(s.Memory) != 1 || s.Memory[0].AnonymousKiB == 0 {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestPowerOff(t *testing.T) {
+	a, server := newTestAPI(t, http.NotFoundHandler())
+	for range 2 { // Kip may repeat it
+		resp, err := http.Post(server.URL+"/kip/v1/poweroff", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusAccepted {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+	}
+	select {
+	case <-a.powerOff:
+	default:
+		t.Error("nothing happened")
+	}
+}
+
+func TestKubeletPathsLoseTheirPrefix(t *testing.T) {
+	_, server := newTestAPI(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Seen", r.URL.RequestURI())
+	}))
+	resp, err := http.Get(server.URL + "/kubelet/containerLogs/ns/pod/c?follow=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if got := resp.Header.Get("Seen"); got != "/containerLogs/ns/pod/c?follow=true" {
+		t.Errorf("the kubelet sees %q", got)
+	}
+}
+
+func TestKubeletIsDown(t *testing.T) {
+	authority, err := localapi.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, err := newKubeletProxy(authority, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, server := newTestAPI(t, proxy)
+	resp, err := http.Get(server.URL + "/kubelet/pods")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("status %d, want 502", resp.StatusCode)
+	}
+}
