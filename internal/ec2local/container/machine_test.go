@@ -3,6 +3,7 @@ package container_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,7 +30,18 @@ func TestMain(m *testing.M) {
 		supervise(os.Args[2])
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "image")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	imageDir = dir
+	return m.Run()
 }
 
 // world is a VPC with a hypervisor in it, and an image whose init is testdata/init.
@@ -63,7 +76,10 @@ func needRoot(t *testing.T) {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	needRoot(t)
-	w := &world{image: buildImage(t)}
+	if err := buildImage(); err != nil {
+		t.Fatal(err)
+	}
+	w := &world{image: imageDir}
 	network, err := vpcnet.Open(t.Context(), networkConfig())
 	if err != nil {
 		t.Fatal(err)
@@ -107,25 +123,21 @@ func (w *world) open(t *testing.T) {
 	w.h = h
 }
 
-func buildImage(t *testing.T) string {
-	t.Helper()
-	image := t.TempDir()
-	if err := os.Chmod(image, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("go", "build", "-o", filepath.Join(image, "rootfs/opt/init"), "./testdata/init")
+// imageDir is where the image is built, once for all tests.
+var imageDir string
+
+var buildImage = sync.OnceValue(func() error {
+	cmd := exec.Command("go", "build", "-o", filepath.Join(imageDir, "rootfs/opt/init"), "./testdata/init")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building the test init: %v\n%s", err, out)
+		return fmt.Errorf("building the test init: %w\n%s", err, out)
 	}
-	if err := os.MkdirAll(filepath.Join(image, "rootfs/sbin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/opt/init", filepath.Join(image, "rootfs/sbin/init")); err != nil {
-		t.Fatal(err)
-	}
-	return image
-}
+	return errors.Join(
+		os.Chmod(imageDir, 0o755),
+		os.MkdirAll(filepath.Join(imageDir, "rootfs/sbin"), 0o755),
+		os.Symlink("/opt/init", filepath.Join(imageDir, "rootfs/sbin/init")),
+	)
+})
 
 // spec describes machine number n, in the subnet that n is in.
 func (w *world) spec(n int) machine.Spec {
