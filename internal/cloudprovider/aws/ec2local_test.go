@@ -1,0 +1,269 @@
+package aws
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/clock"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/cloudprovider/cloudprovidertest"
+	"github.com/elotl/kip/v2/internal/ec2local"
+	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/machine/machinetest"
+	"github.com/elotl/kip/v2/internal/ec2local/signature"
+	"github.com/elotl/kip/v2/internal/instancetype"
+)
+
+const (
+	testKey    = "AKIATESTTESTTESTTEST"
+	testSecret = "a-secret-of-the-test"
+)
+
+// endpoint is an ec2local without real machines, and what stands before it.
+type endpoint struct {
+	url string
+	// dropAnswers makes the answers of the next launches get lost.
+	dropAnswers atomic.Int32
+	launches    atomic.Int32
+}
+
+func newEndpoint(t *testing.T) *endpoint {
+	t.Helper()
+	images := t.TempDir()
+	for name, json := range map[string]string{
+		"old":   `{"name":"cell-1","architecture":"x86_64","creationDate":"2025-01-01T00:00:00Z"}`,
+		"new":   `{"name":"cell-2","architecture":"x86_64","creationDate":"2026-01-01T00:00:00Z"}`,
+		"other": `{"name":"else","architecture":"x86_64","creationDate":"2026-06-01T00:00:00Z"}`,
+	} {
+		if err := os.MkdirAll(filepath.Join(images, name, "rootfs"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(images, name, "image.json"), []byte(json), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	server, err := ec2local.New(ec2local.Config{
+		Dir: t.TempDir(), Images: images, Region: "us-west-2", Zones: []string{"us-west-2a", "us-west-2b", "us-west-2c"},
+		VPC: netip.MustParsePrefix("10.98.0.0/16"), Credentials: signature.Credentials{testKey: testSecret},
+		Types: ec2local.CatalogueTypes(catalogue(t)), Hypervisor: machinetest.New(),
+		Delays: cloud.Delays{Retention: time.Hour}, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	metadata, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- server.Run(ctx, api, metadata) }()
+	e := &endpoint{}
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve(server, w, r) }))
+	e.url = front.URL
+	t.Cleanup(func() {
+		front.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("ec2local: %v", err)
+		}
+	})
+	return e
+}
+
+func (e *endpoint) serve(server http.Handler, w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	if strings.Contains(string(body), "Action=RunInstances") {
+		e.launches.Add(1)
+		if e.dropAnswers.Add(-1) >= 0 {
+			server.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		}
+	}
+	server.ServeHTTP(w, r)
+}
+
+// fault makes the next launch fail with one of EC2's codes.
+func (e *endpoint) fault(t *testing.T, rules string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, e.url+"/_ec2local/faults", strings.NewReader(rules))
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusNoContent {
+		t.Fatalf("faults: %s", answer.Status)
+	}
+}
+
+func catalogue(t *testing.T) *instancetype.Catalogue {
+	t.Helper()
+	c, err := instancetype.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func (e *endpoint) provider(t *testing.T, controller string) *Provider {
+	t.Helper()
+	p, err := New(t.Context(), Config{
+		Region: "us-west-2", EndpointURL: e.url, AccessKeyID: testKey, SecretAccessKey: testSecret,
+		ControllerID: controller, Nametag: "kip",
+		Image:      ImageSpec{Filters: []ImageFilter{{Name: "name", Values: []string{"cell-*"}}}},
+		ExtraCIDRs: []string{"192.168.0.0/16"}, Catalogue: catalogue(t),
+		Clock: clock.RealClock{}, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+var codeOfKind = map[cloudprovider.Kind]string{
+	cloudprovider.InsufficientCapacity: "InsufficientInstanceCapacity",
+	cloudprovider.SubnetFull:           "InsufficientFreeAddressesInSubnet",
+	cloudprovider.QuotaExceeded:        "VcpuLimitExceeded",
+	cloudprovider.Throttled:            "RequestLimitExceeded",
+	cloudprovider.Denied:               "UnauthorizedOperation",
+	cloudprovider.Unsupported:          "Unsupported",
+	cloudprovider.InvalidConfiguration: "InvalidParameterValue",
+}
+
+func TestConformsOverEC2Local(t *testing.T) {
+	cloudprovidertest.Run(t, func(t *testing.T) cloudprovidertest.Environment {
+		e := newEndpoint(t)
+		return cloudprovidertest.Environment{
+			Provider: e.provider(t, "cluster/kip/kip-provider-0"), Other: e.provider(t, "cluster/kip/kip-provider-1"),
+			Launch:   v1beta1.LaunchStatus{InstanceType: "t3.micro", Zone: "us-west-2a", Architecture: "amd64"},
+			Patience: 5 * time.Second,
+			Refuse: func(k cloudprovider.Kind) bool {
+				if k == cloudprovider.SubnetFull {
+					// The subnet is left alone for a while then: see TestSubnetFull.
+					return false
+				}
+				e.fault(t, `[{"count":1,"code":"`+codeOfKind[k]+`"}]`)
+				return true
+			},
+		}
+	})
+}
+
+func request(token string) cloudprovider.LaunchRequest {
+	return cloudprovider.LaunchRequest{
+		ClientToken: token, CellName: "cell", CellUID: "uid", CPU: resource.MustParse("50m"),
+		Pod:    &v1beta1.PodReference{Namespace: "default", Name: "web", UID: "pod"},
+		Launch: v1beta1.LaunchStatus{InstanceType: "t3.micro", Zone: "us-west-2b", Architecture: "amd64", CapacityType: v1beta1.OnDemand},
+	}
+}
+
+func TestLostAnswerIsAskedForAgain(t *testing.T) {
+	e := newEndpoint(t)
+	p := e.provider(t, "a")
+	e.dropAnswers.Store(2)
+	got, err := p.Create(t.Context(), request("token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := p.List(t.Context())
+	if err != nil || len(all) != 1 || all[0].ID != got.ID {
+		t.Errorf("listed %v (%v), want only %s", all, err, got.ID)
+	}
+	if n := e.launches.Load(); n != 3 {
+		t.Errorf("%d requests, want 3", n)
+	}
+}
+
+func TestCapacityErrorsComeAtOnce(t *testing.T) {
+	e := newEndpoint(t)
+	p := e.provider(t, "a")
+	e.fault(t, `[{"code":"InsufficientInstanceCapacity"}]`)
+	if _, err := p.Create(t.Context(), request("token")); cloudprovider.KindOf(err) != cloudprovider.InsufficientCapacity {
+		t.Errorf("got %v", err)
+	}
+	if n := e.launches.Load(); n != 1 {
+		t.Errorf("%d requests, want 1: another offering waits", n)
+	}
+}
+
+func TestSubnetFull(t *testing.T) {
+	e := newEndpoint(t)
+	p := e.provider(t, "a")
+	e.fault(t, `[{"count":1,"code":"InsufficientFreeAddressesInSubnet"}]`)
+	if _, err := p.Create(t.Context(), request("token")); cloudprovider.KindOf(err) != cloudprovider.SubnetFull {
+		t.Fatalf("got %v", err)
+	}
+	zones, err := p.Zones(t.Context())
+	if err != nil || strings.Join(zones, " ") != "us-west-2a us-west-2c" {
+		t.Errorf("zones are %q (%v), want those with room", zones, err)
+	}
+	if _, err := p.Create(t.Context(), request("token-1")); cloudprovider.KindOf(err) != cloudprovider.SubnetFull {
+		t.Errorf("got %v, want SubnetFull without asking the cloud", err)
+	}
+	if n := e.launches.Load(); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
+}
+
+// TestSecondKipFindsWhatTheFirstMade: nothing is made twice after a restart.
+func TestSecondKipFindsWhatTheFirstMade(t *testing.T) {
+	e := newEndpoint(t)
+	first, second := e.provider(t, "a"), e.provider(t, "a")
+	for _, p := range []*Provider{first, second} {
+		if err := p.Warm(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, errA := first.grp.get(t.Context())
+	b, errB := second.grp.get(t.Context())
+	if errA != nil || errB != nil || a != b {
+		t.Errorf("security groups %q, %q (%v, %v); want one", a, b, errA, errB)
+	}
+	if img, err := first.imgs.get(t.Context(), "amd64"); err != nil || img.minGiB == 0 {
+		t.Errorf("image %+v, %v", img, err)
+	}
+	if _, err := first.imgs.get(t.Context(), "arm64"); cloudprovider.KindOf(err) != cloudprovider.InvalidConfiguration {
+		t.Errorf("an architecture without an image: %v", err)
+	}
+}
+
+func TestWrongSecretIsDenied(t *testing.T) {
+	e := newEndpoint(t)
+	p := e.provider(t, "a")
+	wrong := p.cfg
+	wrong.SecretAccessKey = "wrong"
+	p, err := New(t.Context(), wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.List(t.Context()); cloudprovider.KindOf(err) != cloudprovider.Denied {
+		t.Errorf("got %v, want Denied", err)
+	}
+}
