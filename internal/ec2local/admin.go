@@ -19,12 +19,17 @@ const interruptionNotice = 2 * time.Minute
 
 // admin is ec2local's own API:
 //
+//	GET  /_ec2local/vpc                        the ID of the only VPC: {"vpcId": …}
 //	GET  /_ec2local/faults                     the rules of the fault script, as a JSON list
 //	PUT  /_ec2local/faults                     replaces them
 //	POST /_ec2local/instances/{id}/interrupt   announces a spot interruption; ?after=30s, by default 2m
 //	POST /_ec2local/instances/{id}/rebalance   recommends a rebalance to a spot instance
 func (s *Server) admin() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+adminPrefix+"vpc", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]string{"vpcId": s.cloud.World().VPC.ID}) // the client may be gone
+	})
 	mux.HandleFunc("GET "+adminPrefix+"faults", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		rules := s.faults.Rules()

@@ -1,7 +1,9 @@
 package ec2api
 
 import (
+	"maps"
 	"net/url"
+	"slices"
 
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
@@ -77,3 +79,6 @@ type done struct {
 }
 
 func ok(err error) (*done, error) { return &done{Return: true}, err }
+
+// Operations returns the names of all operations.
+func Operations() []string { return slices.Sorted(maps.Keys(operations)) }

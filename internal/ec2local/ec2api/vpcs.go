@@ -148,8 +148,9 @@ func (a *API) describeSubnets(in *describeSubnetsRequest) (*describeSubnetsAnswe
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(subnets, func(x, y sn) int { return cmp.Compare(x.ID, y.ID) })
-	subnets, next, err := page(in.paging, subnets, id)
+	key := func(s sn) string { return s.Zone + "/" + s.ID }
+	slices.SortFunc(subnets, func(x, y sn) int { return cmp.Compare(key(x), key(y)) })
+	subnets, next, err := page(in.paging, subnets, key)
 	if err != nil {
 		return nil, err
 	}
