@@ -46,9 +46,10 @@ func (c *cached[T]) get(ctx context.Context, clk clock.PassiveClock, ttl time.Du
 	}
 }
 
-// drop forgets the value: it was seen to be wrong.
-func (c *cached[T]) drop() {
+// expire makes the next get read anew: the value was seen to be wrong, or
+// might be. It stays as a stand-in.
+func (c *cached[T]) expire() {
 	c.turn <- struct{}{}
-	c.have = false
+	c.until = time.Time{}
 	<-c.turn
 }

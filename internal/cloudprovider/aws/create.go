@@ -72,12 +72,12 @@ func (p *Provider) learn(req cloudprovider.LaunchRequest, net subnet, err error)
 	code := codeOf(err)
 	switch {
 	case strings.HasPrefix(code, "InvalidAMIID"):
-		p.imgs.drop(req.Launch.Architecture)
+		p.imgs.expire(req.Launch.Architecture)
 	case strings.HasPrefix(code, "InvalidGroup"), strings.HasPrefix(code, "InvalidSecurityGroup"):
-		p.grp.drop()
+		p.grp.expire()
 	case strings.HasPrefix(code, "InvalidSubnet"):
-		p.nets.cache.drop()
-		p.grp.drop()
+		p.nets.cache.expire()
+		p.grp.expire()
 	}
 }
 

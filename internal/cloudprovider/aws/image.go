@@ -86,7 +86,7 @@ func (i *images) get(ctx context.Context, architecture string) (image, error) {
 	return got, err
 }
 
-func (i *images) drop(architecture string) { i.of(cmp.Or(architecture, instancetype.AMD64)).drop() }
+func (i *images) expire(architecture string) { i.of(cmp.Or(architecture, instancetype.AMD64)).expire() }
 
 func (i *images) read(ctx context.Context, architecture string) (image, error) {
 	const action = "ec2:DescribeImages"

@@ -43,18 +43,31 @@ type networks struct {
 	of    *network             // what used counts against
 	used  map[string]int32     // addresses given out since of was read, by subnet
 	until map[string]time.Time // subnets that were found full
+
+	rechecked time.Time // because a subnet looked full
 }
 
 // get reads anew, besides what networkTTL demands, while a subnet looks full:
 // cells that ended meanwhile gave their addresses back.
 func (n *networks) get(ctx context.Context) (*network, error) {
 	got, err := n.cached(ctx)
-	if err == nil && n.p.cfg.Clock.Since(got.at) > fullRecheck &&
-		slices.ContainsFunc(got.subnets, func(s subnet) bool { return n.left(s) < addressesPerCell }) {
-		n.cache.drop()
+	if err == nil && slices.ContainsFunc(got.subnets, func(s subnet) bool { return n.left(s) < addressesPerCell }) && n.recheck(got) {
+		n.cache.expire()
 		return n.cached(ctx)
 	}
 	return got, err
+}
+
+// recheck says whether it is time, at most once per fullRecheck.
+func (n *networks) recheck(net *network) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := n.p.cfg.Clock.Now()
+	if now.Sub(net.at) <= fullRecheck || now.Sub(n.rechecked) <= fullRecheck {
+		return false
+	}
+	n.rechecked = now
+	return true
 }
 
 func (n *networks) cached(ctx context.Context) (*network, error) {
@@ -227,5 +240,5 @@ func (n *networks) full(id string) {
 	n.mu.Lock()
 	n.until[id] = n.p.cfg.Clock.Now().Add(subnetFullFor)
 	n.mu.Unlock()
-	n.cache.drop()
+	n.cache.expire()
 }

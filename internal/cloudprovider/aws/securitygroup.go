@@ -30,7 +30,7 @@ func (g *securityGroup) get(ctx context.Context) (string, error) {
 	return id, err
 }
 
-func (g *securityGroup) drop() { g.cache.drop() }
+func (g *securityGroup) expire() { g.cache.expire() }
 
 func (g *securityGroup) ensure(ctx context.Context) (string, error) {
 	net, err := g.p.nets.get(ctx)
