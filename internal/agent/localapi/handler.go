@@ -19,7 +19,7 @@ import (
 const DefaultHold = 10 * time.Second
 
 // errNoKip ends a request that waited in vain.
-var errNoKip = errors.New("Kip is not connected to this cell")
+var errNoKip = errors.New("the cell has no connection to Kip")
 
 // Handler sends every request over the gateway, answers as they come, and holds
 // those that arrive while Kip is away, for at most hold. Paths below /kip/ are

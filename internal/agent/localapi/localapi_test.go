@@ -173,7 +173,7 @@ func TestKipIsAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if resp.StatusCode != 503 || status.Kind != "Status" || status.Code != 503 || resp.Header.Get("Retry-After") == "" ||
-		!strings.Contains(status.Message, "Kip is not connected") {
+		!strings.Contains(status.Message, "no connection to Kip") {
 		t.Errorf("answer %d %+v", resp.StatusCode, status)
 	}
 }

@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -98,7 +99,7 @@ func TestReaperKeepsExitStatus(t *testing.T) {
 			if got := p.Result(); got != "exit status 3" {
 				t.Errorf("Result() = %q", got)
 			}
-			if err := p.Signal(syscall.SIGKILL); err != ErrEnded {
+			if err := p.Signal(syscall.SIGKILL); !errors.Is(err, ErrEnded) {
 				t.Errorf("Signal after the end: %v, want ErrEnded", err)
 			}
 		}
@@ -144,14 +145,13 @@ func TestServiceRestarts(t *testing.T) {
 		wg.Go(func() { s.Run(ctx) })
 		eventually(t, "first start", func() bool { return s.State().Running })
 
-		killed := time.Now()
 		_ = syscall.Kill(s.State().PID, syscall.SIGKILL)
 		eventually(t, "restart", func() bool { return s.State().Running && s.State().Restarts == 1 })
 		if got := s.State().LastExit; got != "signal: killed" {
 			t.Errorf("LastExit = %q", got)
 		}
 
-		killed = time.Now()
+		killed := time.Now()
 		_ = syscall.Kill(s.State().PID, syscall.SIGKILL)
 		eventually(t, "second restart", func() bool { return s.State().Running && s.State().Restarts == 2 })
 		if took := time.Since(killed); took < 100*time.Millisecond {
