@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -81,9 +82,9 @@ func (g *Gateway) answer(state *cellState, w *answer, r *http.Request, o *outcom
 	if err := checkAccept(r.Header); err != nil {
 		return err
 	}
-	cell, ok := g.state.Cell(state.name)
-	if !ok {
-		return errUnknownCell()
+	cell, err := g.waitKnown(r.Context(), state.name)
+	if err != nil {
+		return err
 	}
 	c := &call{
 		cellState: state, w: w, r: r, ctx: r.Context(), req: req, rule: rule,
@@ -92,6 +93,33 @@ func (g *Gateway) answer(state *cellState, w *answer, r *http.Request, o *outcom
 	err = rule.handle(c)
 	o.by = c.by
 	return err
+}
+
+// knownPatience is how long a request waits for State to know its cell. After
+// a restart of Kip the cells are back before all of their pods are read.
+const knownPatience = 10 * time.Second
+
+// waitKnown returns the cell as State knows it, and waits for that a little.
+func (g *Gateway) waitKnown(ctx context.Context, name string) (Cell, error) {
+	if cell, ok := g.state.Cell(name); ok {
+		return cell, nil
+	}
+	changed, cancel := g.state.Subscribe(name)
+	defer cancel()
+	patience := g.clock.NewTimer(knownPatience)
+	defer patience.Stop()
+	for {
+		if cell, ok := g.state.Cell(name); ok {
+			return cell, nil
+		}
+		select {
+		case <-changed:
+		case <-patience.C():
+			return Cell{}, errUnknownCell()
+		case <-ctx.Done():
+			return Cell{}, ctx.Err()
+		}
+	}
 }
 
 func errUnknownCell() error { return unavailable("Kip does not know this cell yet, or no more") }

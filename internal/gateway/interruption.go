@@ -34,8 +34,8 @@ func (g *Gateway) serveKip(state *cellState, w *answer, r *http.Request, o *outc
 	if r.Method != http.MethodPost {
 		return refuse("an interruption is reported with POST")
 	}
-	if _, ok := g.state.Cell(state.name); !ok {
-		return errUnknownCell()
+	if _, err := g.waitKnown(r.Context(), state.name); err != nil {
+		return err
 	}
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != mediaTypeJSON {
 		return unsupportedMediaType("a report is " + mediaTypeJSON)
