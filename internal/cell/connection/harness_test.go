@@ -371,4 +371,3 @@ func (d *scripted) ServeGateway(ctx context.Context, _, _ string, _ http.Handler
 }
 
 func (d *scripted) Transport(string, string) *http.Transport { return &http.Transport{} }
-
