@@ -88,25 +88,24 @@ func (c *Cloud) load() error {
 		return fmt.Errorf("the account in %s was made for VPC %s, not %s", c.cfg.Dir, world.VPC.CIDR, c.cfg.VPC)
 	}
 	c.world = world
-	records, err := c.store.readReservations()
+	reservations, instances, err := c.store.readAll()
 	if err != nil {
 		return err
 	}
-	for _, r := range records {
-		c.add(r)
-	}
+	c.add(reservations, instances)
 	return nil
 }
 
-// add publishes a reservation that is on disk already. c.mu is held, or nobody else knows c yet.
-func (c *Cloud) add(r record) {
-	res := r.Reservation
-	c.reservations[res.ID] = &res
-	c.seq = max(c.seq, res.Seq)
-	if res.ClientToken != "" {
-		c.tokens[res.ClientToken] = res.ID
+// add publishes reservations and instances that are on disk already. c.mu is held, or nobody else knows c yet.
+func (c *Cloud) add(reservations []Reservation, instances []*Instance) {
+	for _, r := range reservations {
+		c.reservations[r.ID] = &r
+		c.seq = max(c.seq, r.Seq)
+		if r.ClientToken != "" {
+			c.tokens[r.ClientToken] = r.ID
+		}
 	}
-	for _, i := range r.Instances {
+	for _, i := range instances {
 		c.instances[i.ID] = i
 		if i.HasMachine() {
 			for _, a := range i.Interface.Addresses() {
@@ -175,16 +174,7 @@ func (c *Cloud) mutate(id string, change func(*Instance)) error {
 	old := c.instances[id]
 	next := *old
 	change(&next)
-	r := record{Reservation: *c.reservations[old.ReservationID]}
-	for _, other := range r.Reservation.Instances {
-		switch i, ok := c.instances[other]; {
-		case other == id:
-			r.Instances = append(r.Instances, &next)
-		case ok:
-			r.Instances = append(r.Instances, i)
-		}
-	}
-	if err := c.store.writeReservation(r); err != nil {
+	if err := c.store.writeInstance(&next); err != nil {
 		return err
 	}
 	c.instances[id] = &next
@@ -207,26 +197,20 @@ func (c *Cloud) mutate(id string, change func(*Instance)) error {
 func (c *Cloud) forget(id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	res := *c.reservations[c.instances[id].ReservationID]
-	rest := record{Reservation: res}
-	for _, other := range res.Instances {
-		if i, ok := c.instances[other]; ok && other != id {
-			rest.Instances = append(rest.Instances, i)
-		}
-	}
-	if len(rest.Instances) > 0 {
-		if err := c.store.writeReservation(rest); err != nil {
-			return err
-		}
-	} else {
-		if err := c.store.removeReservation(res.ID); err != nil {
-			return err
-		}
-		delete(c.reservations, res.ID)
-		delete(c.tokens, res.ClientToken)
+	r := c.reservations[c.instances[id].ReservationID]
+	if err := c.store.removeInstance(id); err != nil {
+		return err
 	}
 	delete(c.instances, id)
 	delete(c.drivers, id)
+	if slices.ContainsFunc(r.Instances, func(other string) bool { return c.instances[other] != nil }) {
+		return nil
+	}
+	if err := c.store.removeReservation(r.ID); err != nil {
+		return err
+	}
+	delete(c.reservations, r.ID)
+	delete(c.tokens, r.ClientToken)
 	return nil
 }
 

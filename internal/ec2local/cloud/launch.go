@@ -70,20 +70,19 @@ func (c *Cloud) Launch(l Launch) (*Reservation, []*Instance, error) {
 	if rule, ok := c.cfg.Faults.Launch(fault.Launch{InstanceType: t.Name, Zone: subnet.Zone, CapacityType: l.capacityType()}); ok {
 		return nil, nil, faultError(rule, t.Name, subnet.Zone)
 	}
-	r, err := c.reserve(l, t, image, subnet)
+	r, instances, err := c.reserve(l, t, image, subnet)
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := c.store.writeReservation(r); err != nil {
+	if err := c.store.writeLaunch(r, instances); err != nil {
 		return nil, nil, err
 	}
-	c.seq = r.Reservation.Seq
-	c.add(r)
-	for _, i := range r.Instances {
+	c.add([]Reservation{r}, instances)
+	for _, i := range instances {
 		c.cfg.Log.Info("launched", "instance", i.ID, "type", i.Type, "zone", i.Zone, "ip", i.Interface.Primary.String())
 		c.spawn(i.ID, false)
 	}
-	return &r.Reservation, r.Instances, nil
+	return &r, instances, nil
 }
 
 // repeated answers a launch whose client token is known. c.mu is held.
@@ -185,12 +184,14 @@ func faultError(rule fault.Rule, instanceType, zone string) error {
 }
 
 // reserve makes the records of a launch: as many instances as there are addresses for, from Min to Max.
-func (c *Cloud) reserve(l Launch, t Type, image Image, subnet Subnet) (record, error) {
+func (c *Cloud) reserve(l Launch, t Type, image Image, subnet Subnet) (Reservation, []*Instance, error) {
+	fail := func(err error) (Reservation, []*Instance, error) { return Reservation{}, nil, err }
 	id, err := c.newID("r")
 	if err != nil {
-		return record{}, err
+		return fail(err)
 	}
-	r := record{Reservation: Reservation{ID: id, Seq: c.seq + 1, ClientToken: l.ClientToken, RequestHash: l.RequestHash}}
+	r := Reservation{ID: id, Seq: c.seq + 1, ClientToken: l.ClientToken, RequestHash: l.RequestHash}
+	var instances []*Instance
 	taken := map[netip.Addr]bool{}
 	for index := range l.Max {
 		nic, err := c.newInterface(l, subnet, taken)
@@ -198,17 +199,17 @@ func (c *Cloud) reserve(l Launch, t Type, image Image, subnet Subnet) (record, e
 			if index >= l.Min {
 				break
 			}
-			return record{}, err
+			return fail(err)
 		}
 		i, err := c.newInstance(l, t, image, nic)
 		if err != nil {
-			return record{}, err
+			return fail(err)
 		}
-		i.ReservationID, i.Seq, i.Index, i.Zone = r.Reservation.ID, r.Reservation.Seq, index, subnet.Zone
-		r.Instances = append(r.Instances, i)
-		r.Reservation.Instances = append(r.Reservation.Instances, i.ID)
+		i.ReservationID, i.Seq, i.Index, i.Zone = r.ID, r.Seq, index, subnet.Zone
+		instances = append(instances, i)
+		r.Instances = append(r.Instances, i.ID)
 	}
-	return r, nil
+	return r, instances, nil
 }
 
 func (c *Cloud) newInterface(l Launch, subnet Subnet, taken map[netip.Addr]bool) (Interface, error) {
