@@ -29,8 +29,13 @@ deps: ## Install the Debian packages that a cluster needs, where they are missin
 tools: ## Build Kubernetes, etcd, containerd and the like (once, up to 20 minutes on 2 cores)
 	@$(build-tools) programs cluster
 
-build: ## Build Kip's own programs into bin
+build: bin/pause ## Build Kip's own programs into bin
 	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/example-web ./examples/web
+
+bin/pause: images/pause/pause.c
+	@mkdir -p bin
+	gcc -static -Os -s -Wall -Werror -o $@ $<
 
 generate: tools-dev ## Write the generated code and manifests anew
 	$(tools-bin)/controller-gen object crd paths=./api/... output:crd:dir=kustomize/crd

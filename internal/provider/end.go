@@ -126,6 +126,9 @@ func (p *Provider) endOrphan(ctx context.Context, cell *v1beta1.Cell) error {
 	case pod.UID == ref.UID:
 		return fmt.Errorf("the cache does not know pod %s/%s yet", ref.Namespace, ref.Name)
 	}
+	p.mu.Lock()
+	p.setGone(ref.UID)
+	p.mu.Unlock()
 	return p.deleteCell(ctx, cell, "its pod is gone", false)
 }
 
@@ -205,4 +208,29 @@ func (p *Provider) logSource(pod *corev1.Pod, cell, container string, previous b
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
 		return nil, fmt.Errorf("the kubelet answered %s: %s", resp.Status, text)
 	}}
+}
+
+// SweepLogs removes, once, the kept logs of pods that were deleted while no Kip
+// ran. The caches must be synced; it returns at once.
+func (p *Provider) SweepLogs(ctx context.Context) error {
+	var pods corev1.PodList
+	if err := p.Client.List(ctx, &pods); err != nil {
+		return fmt.Errorf("listing pods: %w", err)
+	}
+	known := map[types.UID]bool{}
+	for i := range pods.Items {
+		known[pods.Items[i].UID] = true
+	}
+	uids, err := p.Logs.UIDs()
+	if err != nil {
+		return err
+	}
+	for _, uid := range uids {
+		if !known[uid] {
+			if err := p.Logs.Remove(uid); err != nil {
+				return fmt.Errorf("removing the logs of deleted pod %s: %w", uid, err)
+			}
+		}
+	}
+	return nil
 }

@@ -26,10 +26,21 @@ var (
 const LabelCapacityType = "kip.elotl.co/capacity-type"
 
 // Cell is part of gateway.State: the instance as its kubelet sees its Node.
+// False also means that it is not known yet whether the cell's pod still
+// exists: a kubelet that was told "no pod" because of a cache that lags would
+// end a running one.
 func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 	cell := p.cell(name)
 	if cell == nil || cell.Status.Launch == nil {
 		return gateway.Cell{}, false
+	}
+	if ref := cell.Spec.Pod; ref != nil && p.podOf(cell) == nil {
+		p.mu.Lock()
+		gone := p.gone[ref.UID]
+		p.mu.Unlock()
+		if !gone {
+			return gateway.Cell{}, false
+		}
 	}
 	launch := cell.Status.Launch
 	capacity := corev1.ResourceList{}

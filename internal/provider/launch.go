@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
-	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 // Annotations by which a pod speaks about its instance; those about the
@@ -27,12 +26,9 @@ const (
 // wish is what the pod's Cell should say. An error is the user's to correct;
 // it names the annotation or field.
 func (p *Provider) wish(pod *corev1.Pod) (v1beta1.CellSpec, error) {
-	req, err := instancetype.RequirementsForPod(pod)
+	req, err := p.Defaults.Requirements(pod)
 	if err != nil {
 		return v1beta1.CellSpec{}, err
-	}
-	if p.DefaultInstanceType != "" && len(req.InstanceTypes) == 0 && !asksForResources(pod) {
-		req.InstanceTypes = []string{p.DefaultInstanceType}
 	}
 	settings, err := instanceSettings(pod)
 	if err != nil {
@@ -67,20 +63,6 @@ func instanceSettings(pod *corev1.Pod) (v1beta1.InstanceSettings, error) {
 	}
 	s.InstanceProfile = pod.Annotations[annotationInstanceProfile]
 	return s, nil
-}
-
-func asksForResources(pod *corev1.Pod) bool {
-	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
-		return true
-	}
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for _, c := range list {
-			if len(c.Resources.Requests) > 0 || len(c.Resources.Limits) > 0 {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // CellName derives the name of a pod's cell. It starts with the pod's name for

@@ -7,6 +7,7 @@ import (
 
 	"github.com/virtual-kubelet/virtual-kubelet/node"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
@@ -138,6 +139,24 @@ type podClient struct {
 func (c podClient) Delete(_ context.Context, name string, _ metav1.DeleteOptions) error {
 	c.provider.poke(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: name}})
 	return nil
+}
+
+// conflictPause lets the pod's newer version reach the cache.
+const conflictPause = 20 * time.Millisecond
+
+// UpdateStatus leaves a conflict to the reconciler: the status was made for an
+// older version of the pod, and conditions of others in it may be outdated.
+func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.UpdateOptions) (*corev1.Pod, error) {
+	updated, err := c.PodInterface.UpdateStatus(ctx, pod, o)
+	if !apierrors.IsConflict(err) {
+		return updated, err
+	}
+	select {
+	case <-ctx.Done():
+	case <-c.provider.Clock.After(conflictPause):
+	}
+	c.provider.poke(pod)
+	return pod, nil
 }
 
 // quietRecorder drops the library's events about calls that only poke.

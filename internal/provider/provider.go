@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
+	"github.com/elotl/kip/v2/internal/instancetype"
 	"github.com/elotl/kip/v2/internal/podlogs"
 )
 
@@ -32,8 +33,8 @@ type Config struct {
 	// Region is the cloud's region, for the label of cells.
 	Region string
 
-	// DefaultInstanceType is for pods that name neither resources nor a type.
-	DefaultInstanceType string
+	// Defaults hold for what a pod does not say about its instance.
+	Defaults instancetype.Defaults
 
 	// Capacity says what a pod can have on an instance type.
 	Capacity func(instanceType string) (corev1.ResourceList, bool)
@@ -60,6 +61,9 @@ type Provider struct {
 	notify  func(*corev1.Pod)
 	// cellOf is the cell of a pod, for waking watchers only.
 	cellOf map[types.UID]string
+	// gone are pods that are known to have left the API server while they have
+	// a cell. A pod that is only missing from a cache is not gone.
+	gone map[types.UID]bool
 	// watchers wait for a change of a cell or its pod, by cell name.
 	watchers map[string]map[chan struct{}]struct{}
 }
@@ -86,6 +90,7 @@ func New(cfg Config) *Provider {
 		pokes:    make(chan event.TypedGenericEvent[*corev1.Pod], 1024),
 		records:  map[types.UID]*podRecord{},
 		cellOf:   map[types.UID]string{},
+		gone:     map[types.UID]bool{},
 		watchers: map[string]map[chan struct{}]struct{}{},
 	}
 }
@@ -166,8 +171,18 @@ func (p *Provider) record(pod *corev1.Pod) *podRecord {
 func (p *Provider) Forget(uid types.UID) {
 	p.mu.Lock()
 	delete(p.records, uid)
+	p.setGone(uid)
 	p.mu.Unlock()
 	if err := p.Logs.Remove(uid); err != nil {
 		p.Log.Error("removing the kept logs of a deleted pod", "podUID", uid, "err", err)
+	}
+}
+
+// setGone notes that a pod left the API server and lets its cell know. The
+// caller holds mu.
+func (p *Provider) setGone(uid types.UID) {
+	if cell, ok := p.cellOf[uid]; ok {
+		p.gone[uid] = true
+		p.wake(cell)
 	}
 }

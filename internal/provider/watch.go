@@ -66,6 +66,7 @@ func (p *Provider) cellGone(cell *v1beta1.Cell) {
 	defer p.mu.Unlock()
 	if ref := cell.Spec.Pod; ref != nil && p.cellOf[ref.UID] == cell.Name {
 		delete(p.cellOf, ref.UID)
+		delete(p.gone, ref.UID)
 	}
 	p.wake(cell.Name)
 }

@@ -1,0 +1,309 @@
+package kip
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell/connection"
+	"github.com/elotl/kip/v2/internal/cell/garbagecollection"
+	"github.com/elotl/kip/v2/internal/cell/lifecycle"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
+	"github.com/elotl/kip/v2/internal/config"
+	"github.com/elotl/kip/v2/internal/gateway"
+	"github.com/elotl/kip/v2/internal/instancetype"
+	"github.com/elotl/kip/v2/internal/kubeletapi"
+	"github.com/elotl/kip/v2/internal/pki"
+	"github.com/elotl/kip/v2/internal/podlogs"
+	"github.com/elotl/kip/v2/internal/provider"
+	"github.com/elotl/kip/v2/internal/tunnel"
+)
+
+// Run runs Kip until ctx ends or a part of it fails for good.
+func Run(ctx context.Context, o Options, log *slog.Logger) error {
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	klog.SetSlogLogger(log)
+	provider.UseLibraryLog(log)
+
+	cfg, err := config.Load(o.ProviderConfig)
+	if err != nil {
+		return err
+	}
+	restConfig, err := apiServer(o)
+	if err != nil {
+		return err
+	}
+	kube, err := kubernetes.NewForConfig(restConfig)
+	if err != nil {
+		return fmt.Errorf("making the API server's client: %w", err)
+	}
+	version, err := kube.Discovery().ServerVersion()
+	if err != nil {
+		return fmt.Errorf("asking the API server at %s for its version: %w", restConfig.Host, err)
+	}
+	ca, err := authority(ctx, kube, o.Namespace)
+	if err != nil {
+		return err
+	}
+	catalogue, err := loadCatalogue(o.Catalogue)
+	if err != nil {
+		return fmt.Errorf("loading the instance type catalogue: %w", err)
+	}
+	region, err := catalogue.Region(cfg.Cloud.AWS.Region)
+	if err != nil {
+		return err
+	}
+	mgr, err := newManager(restConfig, o)
+	if err != nil {
+		return err
+	}
+	logs, err := podlogs.NewStore(filepath.Join(o.DataDir, "logs"))
+	if err != nil {
+		return err
+	}
+	node := provider.NodeConfig{
+		Name: o.NodeName, Kubelet: cfg.Kubelet, IP: o.NodeIP, KubernetesVersion: version.GitVersion,
+	}
+	if node.Port, err = portOf(o.KubeletListen); err != nil {
+		return err
+	}
+
+	// The provider needs the connections, and they the gateway, and it the
+	// provider: the circle is closed by a function that is not called before
+	// all three are made.
+	var connections *connection.Manager
+	transport := func(cell string) (http.RoundTripper, error) { return connections.Transport(cell) }
+	pods := provider.New(provider.Config{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
+		NodeName: o.NodeName, NodeLabels: provider.NodeLabels(node), Region: cfg.Cloud.AWS.Region,
+		Defaults: instancetype.Defaults{InstanceType: cfg.Cells.DefaultInstanceType, VolumeGiB: volumeGiB(cfg)},
+		Capacity: func(name string) (corev1.ResourceList, bool) {
+			t, ok := catalogue.Type(name)
+			if !ok {
+				return nil, false
+			}
+			return t.PodCapacity(), true
+		},
+		Transport: transport, Logs: logs,
+		Recorder: mgr.GetEventRecorderFor("kip"), Clock: clock.RealClock{}, Log: log,
+	})
+	if err := pods.SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	cells, err := gateway.New(gateway.Config{
+		State: pods, Sink: pods, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	clientCertificate := pki.NewClient(ca, time.Now)
+	dialer := tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: clientCertificate.Certificate, Roots: ca.Roots(), Logger: log})
+	connections, err = connection.New(connection.Config{
+		NodeName: o.NodeName, Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Dialer: dialer, Authority: ca, Gateway: cells.ForCell,
+		Events: mgr.GetEventRecorderFor("kip"), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := connections.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	if err := setUpCloud(ctx, o, cfg, mgr, catalogue, region, ca, log); err != nil {
+		return err
+	}
+	auth, runAuth, err := kubeletapi.ClusterAuth(kube, o.NodeName)
+	if err != nil {
+		return err
+	}
+	kubelet := kubeletapi.New(kubeletapi.Config{
+		Pods: pods, Transport: transport, Logs: logs, Auth: auth, Clock: clock.RealClock{}, Log: log,
+	})
+	certificate, err := servingCertificate(o.NodeName, o.NodeIP, time.Now())
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", o.KubeletListen)
+	if err != nil {
+		return fmt.Errorf("listening for the kubelet API: %w", err)
+	}
+
+	for _, run := range []manager.RunnableFunc{
+		cells.Start,
+		func(ctx context.Context) error { runAuth(ctx); return nil },
+		func(ctx context.Context) error {
+			return kubelet.Serve(ctx, listener, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12})
+		},
+		func(ctx context.Context) error {
+			return pods.Run(ctx, kube, mgr.GetCache(), provider.NewNode(node))
+		},
+		pods.SweepLogs,
+	} {
+		if err := mgr.Add(run); err != nil {
+			return fmt.Errorf("adding to the manager: %w", err)
+		}
+	}
+	log.Info("kip starts", "node", o.NodeName, "kubernetes", version.GitVersion, "region", cfg.Cloud.AWS.Region)
+	log.Warn("the kubelet API has a self-signed certificate; an API server that checks kubelet certificates will refuse it")
+	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info("kip stops; pods run on")
+	return nil
+}
+
+// setUpCloud makes the cloud's driver and the controllers that use it.
+func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, catalogue *instancetype.Catalogue,
+	region *instancetype.Region, ca *pki.Authority, log *slog.Logger,
+) error {
+	spec := cfg.Cells.BootImageSpec
+	image, err := aws.ParseImageSpec(spec.Owners, spec.ExecutableUsers, spec.ImageIDs, spec.Filters)
+	if err != nil {
+		return fmt.Errorf("cells.bootImageSpec: %w", err)
+	}
+	a := cfg.Cloud.AWS
+	cloud, err := aws.New(ctx, aws.Config{
+		Region: a.Region, EndpointURL: a.EndpointURL, InsecureTLSSkipVerify: a.InsecureTLSSkipVerify,
+		AccessKeyID: a.AccessKeyID, SecretAccessKey: a.SecretAccessKey,
+		ControllerID: cloudprovider.ControllerID(o.ClusterName, o.Namespace, o.NodeName),
+		Nametag:      cfg.Cells.Nametag,
+		VPCID:        a.VPCID, SubnetIDs: a.SubnetIDs(),
+		Image:            image,
+		DefaultVolumeGiB: volumeGiB(cfg), PrivateIPOnly: cfg.Cells.PrivateIPOnly,
+		ExtraCIDRs: cfg.Cells.ExtraCIDRs, ExtraSecurityGroups: cfg.Cells.ExtraSecurityGroups,
+		InstanceProfile: cfg.Cells.DefaultIAMPermissions,
+		Catalogue:       catalogue,
+		Clock:           clock.RealClock{}, Logger: log,
+	})
+	if err != nil {
+		return fmt.Errorf("setting up AWS: %w", err)
+	}
+	warm := func(ctx context.Context) error {
+		if err := cloud.Warm(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("preparing for the first launch; it is tried again then", "err", err)
+		}
+		return nil
+	}
+	if err := mgr.Add(manager.RunnableFunc(warm)); err != nil {
+		return err
+	}
+	cells, err := lifecycle.New(lifecycle.Config{
+		Client: mgr.GetClient(), Cloud: cloud, NodeName: o.NodeName,
+		Offerings:   region.Offerings,
+		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: volumeGiB(cfg)},
+		UserData:    userData(cfg, o, ca),
+		Clock:       clock.RealClock{},
+		Events:      mgr.GetEventRecorderFor("kip"),
+		Metrics:     metrics.Registry,
+		Logger:      log,
+		BootTimeout: cfg.Cells.BootTimeout.Duration,
+	})
+	if err != nil {
+		return err
+	}
+	if err := cells.SetupWithManager(ctx, mgr); err != nil {
+		return err
+	}
+	garbage, err := garbagecollection.New(garbagecollection.Config{
+		Cloud: cloud, Cells: mgr.GetClient(), Live: mgr.GetAPIReader(), NodeName: o.NodeName, Clock: clock.RealClock{},
+		Events: mgr.GetEventRecorderFor("kip"), Metrics: metrics.Registry, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
+	return mgr.Add(garbage)
+}
+
+// volumeGiB is the default size of root volumes, in whole GiB.
+func volumeGiB(cfg *config.Config) int32 {
+	return int32((cfg.Cells.DefaultVolumeSize.Value() + 1<<30 - 1) >> 30)
+}
+
+// apiServer says how to reach the API server. There is no client-side limit:
+// the API server's own fairness decides.
+func apiServer(o Options) (*rest.Config, error) {
+	var c *rest.Config
+	var err error
+	if o.Kubeconfig == "" {
+		c, err = rest.InClusterConfig()
+	} else {
+		c, err = clientcmd.BuildConfigFromFlags("", o.Kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("finding the API server (--kubeconfig): %w", err)
+	}
+	c.QPS = -1
+	c.UserAgent = "kip"
+	return c, nil
+}
+
+// newManager makes the manager, whose caches hold this node's pods and cells
+// and nothing else.
+func newManager(c *rest.Config, o Options) (ctrl.Manager, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1beta1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("registering API types: %w", err)
+		}
+	}
+	mgr, err := ctrl.NewManager(c, ctrl.Options{
+		Scheme: scheme,
+		Cache: cache.Options{
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Pod{}:   {Field: fields.OneTermEqualSelector("spec.nodeName", o.NodeName)},
+				&v1beta1.Cell{}: {Label: labels.SelectorFromSet(labels.Set{v1beta1.LabelNode: o.NodeName})},
+			},
+			DefaultTransform: cache.TransformStripManagedFields(),
+		},
+		Metrics: metricsserver.Options{BindAddress: o.MetricsListen},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the manager: %w", err)
+	}
+	return mgr, nil
+}
+
+func portOf(listen string) (int32, error) {
+	_, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return 0, fmt.Errorf("--kubelet-listen %q: it takes an address such as :10250", listen)
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return 0, fmt.Errorf("--kubelet-listen %q: %w", listen, err)
+	}
+	return int32(n), nil
+}
+
+func loadCatalogue(file string) (*instancetype.Catalogue, error) {
+	if file == "" {
+		return instancetype.Embedded()
+	}
+	return instancetype.Load(file)
+}

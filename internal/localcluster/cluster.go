@@ -1,0 +1,316 @@
+package localcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+const adminKubeconfig = "admin.kubeconfig"
+
+// Config says where a cluster lives.
+type Config struct {
+	// Name tells clusters on one machine apart; it is part of the names of
+	// network devices, so at most nine lower case letters and digits.
+	Name string
+	// Dir is the cluster's directory; it is made if need be.
+	Dir string
+	// Root is Kip's source tree, with .cache/tools/bin, bin and kustomize.
+	Root string
+	// Progress is told, in one line each, what is being done.
+	Progress func(format string, args ...any)
+}
+
+// Cluster is one local cluster. One command at a time works on it.
+type Cluster struct {
+	Config
+	settings  settings
+	pki       certificates
+	processes processes
+	lock      *os.File
+}
+
+// Open takes the cluster up from its directory, making it if need be, and
+// locks it against other commands until Close.
+func Open(cfg Config) (*Cluster, error) {
+	if cfg.Name == "" || len(cfg.Name) > 9 || strings.Trim(cfg.Name, "abcdefghijklmnopqrstuvwxyz0123456789") != "" {
+		return nil, fmt.Errorf("cluster name %q: it takes one to nine lower case letters and digits", cfg.Name)
+	}
+	if cfg.Progress == nil {
+		cfg.Progress = func(string, ...any) {}
+	}
+	for _, p := range []*string{&cfg.Dir, &cfg.Root} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return nil, err
+		}
+		*p = abs
+	}
+	c := &Cluster{Config: cfg, processes: processes{pidDir: filepath.Join(cfg.Dir, "run"), logDir: filepath.Join(cfg.Dir, "logs")}}
+	for _, dir := range []string{cfg.Dir, c.processes.pidDir, c.processes.logDir, c.path("images"), c.path("ec2")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("making the cluster's directory: %w", err)
+		}
+	}
+	if err := c.acquire(); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.settings, err = loadSettings(cfg.Dir, cfg.Name); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	c.pki = certificates{c.path("pki")}
+	return c, nil
+}
+
+// acquire takes the cluster's lock, which ends with this process at the latest.
+func (c *Cluster) acquire() error {
+	lock, err := os.OpenFile(c.path("lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return fmt.Errorf("another command works on cluster %q (%s); wait for it or end it", c.Name, c.Dir)
+	}
+	c.lock = lock
+	return nil
+}
+
+// Close lets other commands work on the cluster.
+func (c *Cluster) Close() error { return c.lock.Close() }
+
+func (c *Cluster) path(file string) string { return filepath.Join(c.Dir, file) }
+func (c *Cluster) tool(name string) string {
+	return filepath.Join(c.Root, ".cache", "tools", "bin", name)
+}
+func (c *Cluster) bin(name string) string { return filepath.Join(c.Root, "bin", name) }
+
+// Kubeconfig is the path of the administrator's kubeconfig.
+func (c *Cluster) Kubeconfig() string { return c.path(adminKubeconfig) }
+
+// Client is the administrator's client.
+func (c *Cluster) Client() (*rest.Config, kubernetes.Interface, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig())
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the administrator's kubeconfig: %w", err)
+	}
+	config.QPS = -1
+	client, err := kubernetes.NewForConfig(config)
+	return config, client, err
+}
+
+// all are the cluster's processes in the order in which they are started.
+func (c *Cluster) all() []process {
+	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.kip()}
+}
+
+// Up starts what does not run and replaces what changed.
+func (c *Cluster) Up(ctx context.Context) error {
+	if os.Geteuid() != 0 {
+		return errors.New("a local cluster makes network namespaces and containers: run it as root")
+	}
+	if err := c.prepare(); err != nil {
+		return err
+	}
+	steps := []func(context.Context) error{
+		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
+		c.install,
+		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns),
+		c.pushImages, c.configureKip,
+		c.ensure(c.kip),
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare writes the files that need no running process.
+func (c *Cluster) prepare() error {
+	if err := c.pki.make(c.settings); err != nil {
+		return err
+	}
+	for file, user := range map[string]string{
+		adminKubeconfig: "admin", "controller-manager.kubeconfig": "controller-manager",
+		"scheduler.kubeconfig": "scheduler", "coredns.kubeconfig": "coredns",
+	} {
+		if err := c.pki.kubeconfig(c.path(file), c.apiserverURL(), user, ""); err != nil {
+			return fmt.Errorf("writing %s: %w", file, err)
+		}
+	}
+	for _, write := range []func() error{c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.makeImage} {
+		if err := write(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *Cluster) ensure(p func() process) func(context.Context) error {
+	return func(ctx context.Context) error {
+		proc := p()
+		began := time.Now()
+		started, err := c.processes.ensure(ctx, proc)
+		if err == nil && started {
+			c.Progress("%s started (%.1f s)", proc.Name, time.Since(began).Seconds())
+		}
+		return err
+	}
+}
+
+// install applies what Kip and the cluster need in the API server: Kip's own
+// parts from the files that ship.
+func (c *Cluster) install(ctx context.Context) error {
+	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", filepath.Join(c.Root, "kustomize", "base")); err != nil {
+		return fmt.Errorf("installing Kip's objects: %w", err)
+	}
+	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", filepath.Join(c.Root, "kustomize", "local", "coredns.yaml")); err != nil {
+		return fmt.Errorf("giving CoreDNS its rights: %w", err)
+	}
+	return nil
+}
+
+func (c *Cluster) kubectl(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, c.tool("kubectl"), append([]string{"--kubeconfig", c.Kubeconfig()}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// kipTokenSeconds: Kip as a process has no kubelet that renews its token. Up
+// asks for a new one each time.
+const kipTokenSeconds = int64(365 * 24 * 3600)
+
+// configureKip writes what Kip is started with: its service account's token
+// and provider.yaml.
+func (c *Cluster) configureKip(ctx context.Context) error {
+	_, client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	seconds := kipTokenSeconds
+	token, err := client.CoreV1().ServiceAccounts("kip").CreateToken(ctx, "kip-provider",
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("getting a token for Kip's service account: %w", err)
+	}
+	if err := writeFile(c.path("kip.token"), []byte(token.Status.Token), 0o600); err != nil {
+		return err
+	}
+	if err := c.pki.kubeconfig(c.path("kip.kubeconfig"), c.apiserverURL(), "kip-provider", c.path("kip.token")); err != nil {
+		return err
+	}
+	vpc, err := c.vpcID(ctx)
+	if err != nil {
+		return err
+	}
+	return c.writeProviderConfig(vpc)
+}
+
+// Down ends the cluster: Kip first, so that it launches nothing more, then the
+// instances and their network, then the rest. The directory is removed.
+func (c *Cluster) Down(ctx context.Context) error {
+	procs := c.all()
+	slices.Reverse(procs)
+	for _, p := range procs {
+		_, alive, err := c.processes.find(p.Name)
+		if err != nil {
+			return err
+		}
+		if err := c.processes.stop(ctx, p); err != nil {
+			return err
+		}
+		if alive {
+			c.Progress("%s ended", p.Name)
+		}
+	}
+	if err := c.destroyCloud(ctx); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(c.Dir); err != nil {
+		return fmt.Errorf("removing the cluster's directory: %w", err)
+	}
+	return nil
+}
+
+// destroyCloud ends what outlives ec2local itself: instances, network, cgroups.
+func (c *Cluster) destroyCloud(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, c.bin("ec2local"), "destroy", "--state="+c.path("ec2"), "--cluster="+c.settings.Name, "--vpc-cidr="+c.settings.VPC.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ending the instances and their network: %w\n%s", err, out)
+	}
+	c.Progress("instances and network removed")
+	return nil
+}
+
+// ComponentStatus is the state of one of the cluster's processes.
+type ComponentStatus struct {
+	Name    string
+	PID     int
+	Running bool
+	Ready   error
+	Since   time.Time
+}
+
+// Status looks at every process.
+func (c *Cluster) Status(ctx context.Context) ([]ComponentStatus, error) {
+	var all []ComponentStatus
+	for _, p := range c.all() {
+		r, alive, err := c.processes.find(p.Name)
+		if err != nil {
+			return nil, err
+		}
+		s := ComponentStatus{Name: p.Name, Running: alive}
+		if alive {
+			s.PID, s.Since = r.PID, r.Started
+			probe, cancel := context.WithTimeout(ctx, 3*time.Second)
+			s.Ready = p.Ready(probe)
+			cancel()
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// Kill ends a process as a crash would.
+func (c *Cluster) Kill(name string) error { return c.processes.kill(name) }
+
+// Start starts one process, if it does not run, and waits for it.
+func (c *Cluster) Start(ctx context.Context, name string) error {
+	for _, p := range c.all() {
+		if p.Name == name {
+			_, err := c.processes.ensure(ctx, p)
+			return err
+		}
+	}
+	return fmt.Errorf("there is no component %q; there are %s", name, strings.Join(c.Components(), ", "))
+}
+
+// Components are the names of the processes.
+func (c *Cluster) Components() []string {
+	var names []string
+	for _, p := range c.all() {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+// LogPath is where a component writes.
+func (c *Cluster) LogPath(name string) string { return c.processes.logPath(name) }

@@ -1,0 +1,118 @@
+package localcluster
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// ImageSpec is an image made of local files, without a container engine.
+type ImageSpec struct {
+	// Files are paths in the image and the local files that stand there; all
+	// are executable.
+	Files map[string]string
+	// Links are symbolic links: path and target.
+	Links      map[string]string
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+}
+
+// BuildImage makes an image with one layer. The same files make the same image.
+func BuildImage(spec ImageSpec) (v1.Image, error) {
+	content, err := layerTar(spec)
+	if err != nil {
+		return nil, fmt.Errorf("making an image layer: %w", err)
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+		tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return nil, fmt.Errorf("making an image layer: %w", err)
+	}
+	base := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
+	base = mutate.ConfigMediaType(base, types.OCIConfigJSON)
+	image, err := mutate.AppendLayers(base, layer)
+	if err != nil {
+		return nil, fmt.Errorf("making an image: %w", err)
+	}
+	config, err := image.ConfigFile()
+	if err != nil {
+		return nil, fmt.Errorf("making an image: %w", err)
+	}
+	config = config.DeepCopy()
+	config.OS, config.Architecture = "linux", runtime.GOARCH
+	config.Config.Entrypoint, config.Config.Cmd = spec.Entrypoint, spec.Cmd
+	config.Config.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, spec.Env...)
+	return mutate.ConfigFile(image, config)
+}
+
+func layerTar(spec ImageSpec) ([]byte, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	seen := map[string]bool{".": true, "/": true}
+	var directory func(dir string) error
+	directory = func(dir string) error {
+		if seen[dir] {
+			return nil
+		}
+		seen[dir] = true
+		if err := directory(path.Dir(dir)); err != nil {
+			return err
+		}
+		mode := int64(0o755)
+		if dir == "/tmp" {
+			mode = 0o1777
+		}
+		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir[1:] + "/", Mode: mode})
+	}
+	if err := directory("/tmp"); err != nil {
+		return nil, err
+	}
+	for _, name := range sortedKeys(spec.Files) {
+		data, err := os.ReadFile(spec.Files[name])
+		if err != nil {
+			return nil, err
+		}
+		if err := directory(path.Dir(name)); err != nil {
+			return nil, err
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name[1:], Mode: 0o755, Size: int64(len(data))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(data); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range sortedKeys(spec.Links) {
+		if err := directory(path.Dir(name)); err != nil {
+			return nil, err
+		}
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeSymlink, Name: name[1:], Linkname: spec.Links[name], Mode: 0o777}); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

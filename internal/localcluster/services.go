@@ -1,0 +1,192 @@
+package localcluster
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"text/template"
+	"time"
+)
+
+const (
+	registryPort = 5000
+	dnsPort      = 53
+	kubeletPort  = 10250
+)
+
+// ec2 is the cloud. It makes the cells' network, so it comes before everything
+// that listens on the machine's address in it.
+func (c *Cluster) ec2() process {
+	return process{
+		Name: EC2Local, Path: c.bin("ec2local"),
+		Args: []string{
+			"serve", "--state=" + c.path("ec2"), fmt.Sprintf("--listen=127.0.0.1:%d", c.settings.EC2Port),
+			"--region=" + region, "--vpc-cidr=" + c.settings.VPC.String(), "--cluster=" + c.settings.Name,
+			"--images=" + c.path("images"), "--credentials=" + c.path("ec2-credentials.json"),
+		},
+		Ready: answers(c.ec2URL() + "/healthz"),
+	}
+}
+
+func (c *Cluster) ec2URL() string { return fmt.Sprintf("http://127.0.0.1:%d", c.settings.EC2Port) }
+
+// vpcID asks ec2local for its only VPC.
+func (c *Cluster) vpcID(ctx context.Context) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.ec2URL()+"/_ec2local/vpc", nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return "", fmt.Errorf("asking ec2local for its VPC: %w", err)
+	}
+	defer resp.Body.Close()
+	var vpc struct {
+		ID string `json:"vpcId"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&vpc); err != nil || vpc.ID == "" {
+		return "", fmt.Errorf("asking ec2local for its VPC: it answered %s: %w", resp.Status, err)
+	}
+	return vpc.ID, nil
+}
+
+func (c *Cluster) writeCredentials() error {
+	data, err := json.Marshal(map[string]string{c.settings.AccessKeyID: c.settings.SecretAccessKey})
+	if err != nil {
+		return err
+	}
+	return writeFile(c.path("ec2-credentials.json"), data, 0o600)
+}
+
+func (c *Cluster) registryAddress() string {
+	return fmt.Sprintf("%s:%d", c.settings.host(), registryPort)
+}
+
+func (c *Cluster) registry() process {
+	return process{
+		Name: Registry, Path: c.tool("registry"),
+		Args:  []string{"serve", c.path("registry.yaml")},
+		Ready: answers("http://" + c.registryAddress() + "/v2/"),
+		Watch: []string{c.path("registry.yaml")},
+	}
+}
+
+var registryConfig = template.Must(template.New("registry.yaml").Parse(`version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage:
+  filesystem: {rootdirectory: {{.Root}}}
+  delete: {enabled: true}
+http:
+  addr: {{.Address}}
+`))
+
+func (c *Cluster) writeRegistryConfig() error {
+	return writeTemplate(c.path("registry.yaml"), registryConfig, map[string]string{
+		"Root": c.path("registry"), "Address": c.registryAddress(),
+	})
+}
+
+func (c *Cluster) dns() process {
+	return process{
+		Name: CoreDNS, Path: c.tool("coredns"),
+		Args:  []string{"-conf", c.path("Corefile")},
+		Ready: answers(fmt.Sprintf("http://%s:%d/ready", c.settings.host(), dnsReadyPort)),
+		Watch: []string{c.path("Corefile")},
+	}
+}
+
+const dnsReadyPort = 8181
+
+// There is no forward plugin: on a machine without a way out, a name outside
+// the cluster is better refused at once than waited for.
+var corefile = template.Must(template.New("Corefile").Parse(`.:{{.Port}} {
+  bind {{.Host}}
+  errors
+  ready {{.Host}}:{{.ReadyPort}}
+  kubernetes {{.Domain}} in-addr.arpa {
+    kubeconfig {{.Kubeconfig}}
+    pods insecure
+    ttl 5
+  }
+  loadbalance
+}
+`))
+
+func (c *Cluster) writeCorefile() error {
+	return writeTemplate(c.path("Corefile"), corefile, map[string]any{
+		"Port": dnsPort, "Host": c.settings.host(), "ReadyPort": dnsReadyPort, "Domain": clusterDomain,
+		"Kubeconfig": c.path("coredns.kubeconfig"),
+	})
+}
+
+func (c *Cluster) kip() process {
+	host := c.settings.host().String()
+	return process{
+		Name: Kip, Path: c.bin("kip"),
+		Args: []string{
+			"run", "--provider-config=" + c.path("provider.yaml"), "--kubeconfig=" + c.path("kip.kubeconfig"),
+			"--cluster-name=" + c.settings.Name, "--namespace=kip", "--node-name=" + NodeName, "--node-ip=" + host,
+			fmt.Sprintf("--kubelet-listen=%s:%d", host, kubeletPort),
+			fmt.Sprintf("--metrics-listen=127.0.0.1:%d", c.settings.MetricsPort),
+			"--data-dir=" + c.path("kip"),
+		},
+		Watch: []string{c.path("provider.yaml")},
+		Ready: func(ctx context.Context) error {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(kubeletPort)))
+			if err != nil {
+				return err
+			}
+			return conn.Close()
+		},
+		Grace: 20 * time.Second,
+	}
+}
+
+// NodeName is the virtual node.
+const NodeName = "kip-provider-0"
+
+var providerConfig = template.Must(template.New("provider.yaml").Parse(`# Written by kip-local; docs/configuration.md explains the keys.
+cloud:
+  aws:
+    region: {{.Region}}
+    endpointURL: {{.EC2}}
+    accessKeyID: {{.AccessKeyID}}
+    secretAccessKey: {{.SecretAccessKey}}
+    vpcID: {{.VPC}}
+kubelet:
+  clusterDNS: ["{{.Host}}"]
+  clusterDomain: {{.Domain}}
+cells:
+  bootImageSpec: {owners: self, filters: "name=kip-cell-*"}
+  privateIPOnly: true
+  defaultVolumeSize: 10Gi
+  registryMirrors:
+  - hosts: [_default]
+    endpoint: http://{{.Registry}}
+`))
+
+func (c *Cluster) writeProviderConfig(vpcID string) error {
+	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
+		"Region": region, "EC2": c.ec2URL(), "VPC": vpcID, "Domain": clusterDomain,
+		"AccessKeyID": c.settings.AccessKeyID, "SecretAccessKey": c.settings.SecretAccessKey,
+		"Host": c.settings.host(), "Registry": c.registryAddress(),
+	})
+}
+
+func writeTemplate(path string, t *template.Template, data any) error {
+	f, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = t.Execute(f, data)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return os.Rename(path+".tmp", path)
+}
