@@ -1,0 +1,120 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/elotl/kip/v2/internal/ec2local/fault"
+)
+
+const region = "us-west-2"
+
+// cloud looks at ec2local as an owner of the account would, past Kip.
+type cloud struct {
+	url string
+	api *ec2.Client
+}
+
+// newCloud finds ec2local's port and a key in the cluster's directory.
+func newCloud(context.Context) (*cloud, error) {
+	var settings struct {
+		Port   int    `json:"ec2Port"`
+		Key    string `json:"accessKeyID"`
+		Secret string `json:"secretAccessKey"`
+	}
+	data, err := os.ReadFile(filepath.Join(shared.Dir, "cluster.json"))
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &settings); err != nil {
+		return nil, err
+	}
+	c := &cloud{url: fmt.Sprintf("http://127.0.0.1:%d", settings.Port)}
+	c.api = ec2.New(ec2.Options{
+		Region: region, BaseEndpoint: &c.url,
+		Credentials: credentials.NewStaticCredentialsProvider(settings.Key, settings.Secret, ""),
+	})
+	return c, nil
+}
+
+// instances are those of the cells, by ID, in any state.
+func (c *cloud) instances(ctx context.Context) (map[string]types.Instance, error) {
+	found := map[string]types.Instance{}
+	pages := ec2.NewDescribeInstancesPaginator(c.api, &ec2.DescribeInstancesInput{})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range page.Reservations {
+			for _, i := range r.Instances {
+				found[*i.InstanceId] = i
+			}
+		}
+	}
+	return found, nil
+}
+
+// living are the IDs of instances that cost money.
+func (c *cloud) living(ctx context.Context) (map[string]types.Instance, error) {
+	found, err := c.instances(ctx)
+	for id, i := range found {
+		if i.State.Name == types.InstanceStateNameTerminated || i.State.Name == types.InstanceStateNameShuttingDown {
+			delete(found, id)
+		}
+	}
+	return found, err
+}
+
+// state of one instance.
+func (c *cloud) state(ctx context.Context, id string) (types.InstanceStateName, error) {
+	out, err := c.api.DescribeInstances(ctx, &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
+	if err != nil {
+		return "", err
+	}
+	return out.Reservations[0].Instances[0].State.Name, nil
+}
+
+// tag returns the value of an instance's tag.
+func tag(i types.Instance, key string) string {
+	for _, t := range i.Tags {
+		if aws.ToString(t.Key) == key {
+			return aws.ToString(t.Value)
+		}
+	}
+	return ""
+}
+
+// setFaults replaces the script of what goes wrong with launches.
+func (c *cloud) setFaults(ctx context.Context, rules ...fault.Rule) error {
+	if rules == nil {
+		rules = []fault.Rule{}
+	}
+	body, err := json.Marshal(rules)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.url+"/_ec2local/faults", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 != 2 {
+		return fmt.Errorf("setting faults: %s", resp.Status)
+	}
+	return nil
+}

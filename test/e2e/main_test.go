@@ -1,0 +1,152 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/localcluster"
+)
+
+// upTimeout is for a cluster on a busy machine.
+const upTimeout = 4 * time.Minute
+
+// shared is the cluster that all tests but TestDown run on.
+var shared struct {
+	*localcluster.Cluster
+	config *rest.Config
+	kube   kubernetes.Interface
+	// cells reads Kip's own types.
+	cells client.Client
+	cloud *cloud
+}
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) (code int) {
+	flag.Parse()
+	if os.Getenv("KIP_E2E") != "1" || os.Geteuid() != 0 {
+		fmt.Println("left out: the end-to-end tests make a whole cluster on this machine; they run as root with KIP_E2E=1")
+		return 0
+	}
+	// The machine's processors bound how much goes on at once, not the tests,
+	// which mostly wait.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("4"); err != nil {
+			return fail(err)
+		}
+	}
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	if err != nil {
+		return fail(err)
+	}
+	keep := os.Getenv("KIP_E2E_KEEP") == "1"
+	cfg := localcluster.Config{Name: fmt.Sprintf("e2e%d", os.Getpid()%100000), Root: root, Progress: progress}
+	if keep {
+		cfg.Name, cfg.Dir = "e2e", filepath.Join(root, ".cache", "e2e")
+	} else if cfg.Dir, err = os.MkdirTemp(filepath.Join(root, ".cache"), "e2e-"); err != nil {
+		return fail(err)
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), upTimeout)
+	defer cancel()
+	shared.Cluster, err = localcluster.Open(cfg)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if err := end(keep); err != nil {
+			code = fail(err)
+		}
+	}()
+	if err := setUp(ctx); err != nil {
+		return fail(err)
+	}
+	code = m.Run()
+	if err := checkRights(); err != nil {
+		return fail(err)
+	}
+	return code
+}
+
+// setUp starts the cluster and gives it the images that the tests use.
+func setUp(ctx context.Context) error {
+	if err := shared.Up(ctx); err != nil {
+		return fmt.Errorf("starting the cluster: %w", err)
+	}
+	var err error
+	if shared.config, shared.kube, err = shared.Client(); err != nil {
+		return err
+	}
+	scheme := runtime.NewScheme()
+	if err := v1beta1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	if shared.cells, err = client.New(shared.config, client.Options{Scheme: scheme}); err != nil {
+		return err
+	}
+	if shared.cloud, err = newCloud(ctx); err != nil {
+		return err
+	}
+	if err := pushTestImages(ctx); err != nil {
+		return fmt.Errorf("making the test images: %w", err)
+	}
+	progress("the tests begin")
+	return nil
+}
+
+// end ends the cluster, unless it is to be kept. What a failed test needs to be
+// understood was told by then.
+func end(keep bool) error {
+	defer shared.Close()
+	if keep {
+		fmt.Printf("kept: export KUBECONFIG=%s\n", shared.Kubeconfig())
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), upTimeout)
+	defer cancel()
+	return shared.Down(ctx)
+}
+
+// forbidden is how the API server refuses something to Kip itself. What it
+// refuses to Kip in the name of the virtual node is another matter.
+var forbidden = regexp.MustCompile(`(?m)^.*forbidden: User \\*"system:serviceaccount:kip:kip-provider\\*".*$`)
+
+// checkRights: Kip runs under its own account with the ClusterRole that ships.
+// After all tests, nothing that it wanted was refused.
+func checkRights() error {
+	log, err := os.ReadFile(shared.LogPath(localcluster.Kip))
+	if err != nil {
+		return err
+	}
+	if line := forbidden.Find(log); line != nil {
+		return fmt.Errorf("the ClusterRole in kustomize/ lacks a right that Kip needs: %s", line)
+	}
+	if len(log) == 0 {
+		return errors.New("Kip has written no log: it cannot be told whether it lacked a right")
+	}
+	return nil
+}
+
+var began = time.Now()
+
+func progress(format string, args ...any) {
+	fmt.Printf("%6.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func fail(err error) int {
+	fmt.Fprintln(os.Stderr, "FAIL:", err)
+	return 1
+}
