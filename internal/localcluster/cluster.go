@@ -154,7 +154,7 @@ func (c *Cluster) prepare() error {
 			return fmt.Errorf("writing %s: %w", file, err)
 		}
 	}
-	for _, write := range []func() error{c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.makeImage} {
+	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.makeImage} {
 		if err := write(); err != nil {
 			return err
 		}
@@ -244,6 +244,9 @@ func (c *Cluster) Down(ctx context.Context) error {
 	if err := c.destroyCloud(ctx); err != nil {
 		return err
 	}
+	if err := c.restoreInotify(); err != nil {
+		return fmt.Errorf("restoring the machine's inotify limit: %w", err)
+	}
 	if err := os.RemoveAll(c.Dir); err != nil {
 		return fmt.Errorf("removing the cluster's directory: %w", err)
 	}
@@ -252,7 +255,7 @@ func (c *Cluster) Down(ctx context.Context) error {
 
 // destroyCloud ends what outlives ec2local itself: instances, network, cgroups.
 func (c *Cluster) destroyCloud(ctx context.Context) error {
-	cmd := exec.CommandContext(ctx, c.bin("ec2local"), "destroy", "--state="+c.path("ec2"), "--cluster="+c.settings.Name, "--vpc-cidr="+c.settings.VPC.String())
+	cmd := exec.CommandContext(ctx, c.bin("ec2local"), "destroy", "--state="+c.path("ec2"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ending the instances and their network: %w\n%s", err, out)
 	}
