@@ -21,7 +21,7 @@ import (
 const (
 	lockFile        = "lock"
 	clusterFile     = "cluster.json"
-	credentialsFile = "credentials.json" // #nosec G101: the name of a file
+	credentialsFile = "credentials.json"
 	cloudDir        = "cloud"
 	machinesDir     = "machines" // package container's
 )
@@ -42,14 +42,14 @@ func (c cluster) network(subnets []netip.Prefix) vpcnet.Config {
 // lock makes the state directory if need be and makes sure that only one ec2local works in it. The lock ends with the
 // process.
 func lock(state string) (*os.File, error) {
-	if err := os.MkdirAll(state, 0o755); err != nil { //nolint:gosec // machines run below it, as other users
+	if err := os.MkdirAll(state, 0o755); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(state, lockFile), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("locking the state directory: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a file descriptor
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		return nil, fmt.Errorf("another ec2local works in %s: %w", state, err)
 	}

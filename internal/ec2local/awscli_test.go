@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -31,12 +32,11 @@ func TestAWSCLI(t *testing.T) {
 			"PATH=" + os.Getenv("PATH"), "HOME=" + home, "AWS_DEFAULT_REGION=" + testRegion, "AWS_PAGER=", "NO_PROXY=*",
 			"AWS_ACCESS_KEY_ID=" + testKey, "AWS_SECRET_ACCESS_KEY=" + testSecret, "AWS_EC2_METADATA_DISABLED=true",
 		}
+		var problems strings.Builder
+		cmd.Stderr = &problems
 		out, err := cmd.Output()
 		if err != nil {
-			if exit, ok := err.(*exec.ExitError); ok {
-				t.Fatalf("aws ec2 %v: %v: %s", args, err, exit.Stderr)
-			}
-			t.Fatalf("aws ec2 %v: %v", args, err)
+			t.Fatalf("aws ec2 %v: %v: %s", args, err, problems.String())
 		}
 		if result == nil {
 			return

@@ -214,9 +214,9 @@ func killedAt(t *testing.T, n int, after bool) (done bool) {
 	}
 	h.End(exits)
 	time.Sleep(time.Minute)
-	done = calls < n
 	kill()
 	wg.Wait()
+	done = calls < n
 	select {
 	case <-h.Exited(): // nobody was there to see it
 	default:

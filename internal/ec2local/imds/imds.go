@@ -54,7 +54,7 @@ var versions = []string{"2021-03-23", "latest"}
 // Headers of the protocol.
 const (
 	headerTTL   = "X-Aws-Ec2-Metadata-Token-Ttl-Seconds"
-	headerToken = "X-Aws-Ec2-Metadata-Token" // #nosec G101: the name of a header
+	headerToken = "X-Aws-Ec2-Metadata-Token"
 )
 
 const (

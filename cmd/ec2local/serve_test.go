@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bufio"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	testCluster = "cmdtest"
+	testVPC     = "10.94.0.0/16"
+)
+
+// program is an ec2local in a process of its own, which the test can kill.
+type program struct {
+	*ec2.Client
+	binary, state, images, listen string
+	process                       *exec.Cmd
+}
+
+// TestServe launches real machines through the program, kills it, and leaves nothing behind.
+func TestServe(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("real machines need root")
+	}
+	before := traces(t)
+	p := newProgram(t)
+	p.serve(t)
+	ctx := t.Context()
+
+	images, err := p.DescribeImages(ctx, &ec2.DescribeImagesInput{})
+	if err != nil || len(images.Images) != 1 {
+		t.Fatalf("the images are %+v, %v", images, err)
+	}
+	ids := map[int32]string{} // by hop limit
+	for hops := range int32(2) {
+		out, err := p.RunInstances(ctx, &ec2.RunInstancesInput{
+			ImageId: images.Images[0].ImageId, InstanceType: types.InstanceTypeT3Small, MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
+			ClientToken: aws.String(fmt.Sprint("hops-", hops)), UserData: aws.String(base64.StdEncoding.EncodeToString([]byte("hello"))),
+			InstanceInitiatedShutdownBehavior: types.ShutdownBehaviorTerminate,
+			NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{{
+				DeviceIndex: aws.Int32(0), SecondaryPrivateIpAddressCount: aws.Int32(1),
+			}},
+			MetadataOptions: &types.InstanceMetadataOptionsRequest{
+				HttpTokens: types.HttpTokensStateRequired, HttpPutResponseHopLimit: aws.Int32(hops + 1),
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[hops+1] = *out.Instances[0].InstanceId
+	}
+	for hops, id := range ids {
+		want := []string{"user-data=hello", "instance-id=" + id, "pod's GET: 401", "pod's token: no", "done"}
+		if hops > 1 {
+			want[3] = "pod's token: yes"
+		}
+		if diff := cmp.Diff(want, p.console(t, id)); diff != "" {
+			t.Errorf("hop limit %d (-want +got):\n%s", hops, diff)
+		}
+	}
+
+	p.kill(t)
+	p.serve(t)
+	for _, id := range ids {
+		if got := p.stateOf(t, id); got != types.InstanceStateNameRunning {
+			t.Errorf("after ec2local was killed %s is %s", id, got)
+		}
+	}
+	if _, err := p.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{ids[1]}}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); p.stateOf(t, ids[1]) != types.InstanceStateNameTerminated; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is still %s", ids[1], p.stateOf(t, ids[1]))
+		}
+	}
+	p.kill(t)
+	p.destroy(t)
+	if diff := cmp.Diff(before, traces(t)); diff != "" {
+		t.Errorf("what destroy left (-before +after):\n%s", diff)
+	}
+	if _, err := os.Stat(p.state); err == nil {
+		t.Error("the state is still there")
+	}
+	p.destroy(t) // once more does no harm
+}
+
+func newProgram(t *testing.T) *program {
+	t.Helper()
+	dir := t.TempDir()
+	p := &program{binary: filepath.Join(dir, "ec2local"), state: filepath.Join(dir, "state"), images: filepath.Join(dir, "images")}
+	if out, err := exec.Command("go", "build", "-o", p.binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	sbin := filepath.Join(p.images, "cell", "rootfs", "sbin")
+	if err := os.MkdirAll(sbin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script, err := os.ReadFile("testdata/init.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, content := range map[string][]byte{
+		filepath.Join(sbin, "init"): script, filepath.Join(p.images, "cell", "image.json"): []byte(`{"name": "cell"}`),
+	} {
+		if err := os.WriteFile(file, content, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.listen = l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.kill(t)
+		p.destroy(t)
+	})
+	return p
+}
+
+// serve starts the program and waits until it is ready.
+func (p *program) serve(t *testing.T) {
+	t.Helper()
+	p.process = exec.Command(p.binary, "serve", "--state", p.state, "--images", p.images, "--listen", p.listen,
+		"--cluster", testCluster, "--vpc-cidr", testVPC, "--terminate-delay", "100ms")
+	p.process.Stdout, p.process.Stderr = t.Output(), t.Output()
+	if err := p.process.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ready := func() bool {
+		resp, err := http.Get("http://" + p.listen + "/healthz")
+		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+	}
+	for deadline := time.Now().Add(20 * time.Second); !ready(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("not ready in time")
+		}
+	}
+	keys, err := readCredentials(p.state, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, secret := range keys {
+		p.Client = ec2.New(ec2.Options{
+			Region: "us-west-2", BaseEndpoint: aws.String("http://" + p.listen), HTTPClient: &http.Client{Transport: &http.Transport{}},
+			Credentials: credentials.NewStaticCredentialsProvider(key, secret, ""),
+		})
+	}
+}
+
+// kill ends the program without any warning.
+func (p *program) kill(t *testing.T) {
+	t.Helper()
+	if p.process == nil {
+		return
+	}
+	if err := p.process.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = p.process.Wait() // killed
+	p.process = nil
+}
+
+func (p *program) destroy(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command(p.binary, "destroy", "--state", p.state).CombinedOutput(); err != nil {
+		t.Errorf("destroy: %v\n%s", err, out)
+	}
+}
+
+// console waits until a machine is done and returns what it wrote.
+func (p *program) console(t *testing.T, id string) []string {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		out, err := p.GetConsoleOutput(t.Context(), &ec2.GetConsoleOutputInput{InstanceId: &id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := base64.StdEncoding.DecodeString(*out.Output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(string(text), "done\n") {
+			return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the machine is not done:\n%s", text)
+		}
+	}
+}
+
+func (p *program) stateOf(t *testing.T, id string) types.InstanceStateName {
+	t.Helper()
+	out, err := p.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.Reservations[0].Instances[0].State.Name
+}
+
+// traces are the things on this machine that carry the test cluster's name.
+func traces(t *testing.T) []string {
+	t.Helper()
+	var out []string
+	for _, pattern := range []string{"/run/netns/*", "/sys/class/net/*", "/sys/fs/cgroup/*", "/sys/fs/cgroup/*/*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range found {
+			if strings.Contains(name, testCluster) {
+				out = append(out, name)
+			}
+		}
+	}
+	mounts, err := os.Open("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mounts.Close()
+	for lines := bufio.NewScanner(mounts); lines.Scan(); {
+		if strings.Contains(lines.Text(), testCluster) {
+			out = append(out, lines.Text())
+		}
+	}
+	return out
+}
