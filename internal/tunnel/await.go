@@ -41,7 +41,7 @@ func (d *Dialer) Await(ctx context.Context, addr string) error {
 	defer func() {
 		cancel()
 		for ; running > 0; running-- {
-			<-results
+			_ = <-results
 		}
 	}()
 

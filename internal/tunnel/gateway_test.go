@@ -200,7 +200,7 @@ func TestServeGatewayWaitsForHandlers(t *testing.T) {
 	})
 	session := startGateway(t, w.dialer, addr, h)
 	session.wait(t)
-	go func() { _, _ = get(t.Context(), s, "/") }() //nolint:bodyclose // it fails
+	go func() { _, _ = get(t.Context(), s, "/") }()
 	<-started
 	_ = session.stop()
 	select {

@@ -47,7 +47,6 @@ func refusalReason(err error) string {
 // anywhere the same key enrols again, and no other.
 func (s *session) enrol(ctx context.Context) error {
 	began := s.m.cfg.Clock.Now()
-	s.log.Debug("cell reached", "addr", s.addr)
 	err := s.m.cfg.Dialer.Enrol(ctx, s.addr, s.cell, s.m.cfg.Authority.EnrolmentToken(s.uid), s.recordAndSign)
 	if errors.Is(err, tunnel.ErrAlreadyEnrolled) {
 		// Another Kip of ours may have done it, and our cache not know yet.

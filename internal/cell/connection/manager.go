@@ -115,8 +115,8 @@ func (m *Manager) Start(ctx context.Context) error {
 	return nil
 }
 
-// ErrNotConnected: Kip has no connection to the cell now. Errors that wrap it
-// are NotConnectedErrors.
+// ErrNotConnected says that Kip has no connection to the cell now. Errors that
+// wrap it are NotConnectedErrors.
 var ErrNotConnected = errors.New("the cell is not connected")
 
 // NotConnectedError says what a cell that cannot be reached waits for.

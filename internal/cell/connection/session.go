@@ -65,11 +65,16 @@ func (s *session) run(ctx context.Context) {
 	p := pace{cell: s.cell, clock: s.m.cfg.Clock, since: s.begun}
 	// An instance that booted long ago answers at once, or not at all.
 	listening := s.key() != ""
+	reached := listening
 	for ctx.Err() == nil {
 		if !listening {
 			if listening = s.await(ctx, &p); !listening {
 				continue
 			}
+		}
+		if !reached {
+			reached = true
+			s.log.Info("cell reached", "addr", s.addr, "after", s.m.cfg.Clock.Since(s.begun))
 		}
 		var served time.Duration
 		err := s.connect(ctx, &served)
