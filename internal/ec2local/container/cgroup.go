@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,8 @@ func (h hierarchy) has(controller string) bool {
 type cgroups struct {
 	cluster     string
 	hierarchies []hierarchy
+
+	mu sync.Mutex // the common parents come with the first machine and go with the last
 }
 
 // pure says whether the host has cgroup version 2 and nothing else.
@@ -109,6 +112,8 @@ func (c *cgroups) path(h hierarchy, id string) string { return filepath.Join(c.p
 
 // create makes the machine's cgroups with the limits of its type.
 func (c *cgroups) create(m machine.Spec) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, h := range c.hierarchies {
 		var err error
 		if h.unified {
@@ -140,7 +145,10 @@ func (c *cgroups) remove(ctx context.Context, id string) error {
 		if err := removeTree(ctx, c.path(h, id)); err != nil {
 			return fmt.Errorf("removing the %s cgroup: %w", h.controllers, err)
 		}
-		// The last machine's removal takes the common parent along.
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range c.hierarchies {
 		err := unix.Rmdir(c.parent(h))
 		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOTEMPTY) {
 			return fmt.Errorf("removing the %s cgroup of all machines: %w", h.controllers, err)

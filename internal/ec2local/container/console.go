@@ -57,7 +57,7 @@ func trimConsole(path string, limit int64) error {
 	if err != nil {
 		return err
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.Write(data)
 	}
 	return errors.Join(err, f.Close())

@@ -55,8 +55,6 @@ type Hypervisor struct {
 	closing chan struct{}
 	tasks   sync.WaitGroup // one per running machine, and the one that trims consoles
 
-	cgroupMu sync.Mutex // the parent cgroup comes with the first machine and goes with the last
-
 	mu      sync.Mutex
 	running map[string]*process
 }
@@ -155,26 +153,13 @@ func (h *Hypervisor) start(ctx context.Context, m machine.Spec) error {
 	if err != nil {
 		return fmt.Errorf("writing its view of the kernel: %w", err)
 	}
-	if err := h.makeCgroups(ctx, m); err != nil {
+	if err := h.cgroups.remove(ctx, m.ID); err != nil { // of an earlier life
+		return err
+	}
+	if err := h.cgroups.create(m); err != nil {
 		return err
 	}
 	return h.launch(ctx, m, h.plan(m, files))
-}
-
-// makeCgroups makes the machine's cgroups anew.
-func (h *Hypervisor) makeCgroups(ctx context.Context, m machine.Spec) error {
-	h.cgroupMu.Lock()
-	defer h.cgroupMu.Unlock()
-	if err := h.cgroups.remove(ctx, m.ID); err != nil {
-		return err
-	}
-	return h.cgroups.create(m)
-}
-
-func (h *Hypervisor) removeCgroups(ctx context.Context, id string) error {
-	h.cgroupMu.Lock()
-	defer h.cgroupMu.Unlock()
-	return h.cgroups.remove(ctx, id)
 }
 
 // PowerOff implements machine.Hypervisor.
@@ -188,7 +173,7 @@ func (h *Hypervisor) PowerOff(ctx context.Context, id string, force bool) error 
 	if err := h.killUnadopted(ctx, id); err != nil {
 		return fmt.Errorf("powering off machine %s: %w", id, err)
 	}
-	if err := h.removeCgroups(ctx, id); err != nil {
+	if err := h.cgroups.remove(ctx, id); err != nil {
 		return fmt.Errorf("powering off machine %s: %w", id, err)
 	}
 	return nil

@@ -83,17 +83,19 @@ func openProcess(id string, who identity) (*process, error) {
 	return &process{id: id, pidfd: pidfd, gone: make(chan struct{})}, nil
 }
 
+// signal sends a signal, unless the process has ended.
 func (p *process) signal(s unix.Signal) error {
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
-		return nil // released: it has ended
+		return err
 	}
-	var sendErr error
-	err = raw.Control(func(fd uintptr) { sendErr = unix.PidfdSendSignal(int(fd), s, nil, 0) })
-	if err != nil || errors.Is(sendErr, unix.ESRCH) {
+	sent := error(unix.ESRCH)
+	// Control fails only if the process has ended and the descriptor was released.
+	_ = raw.Control(func(fd uintptr) { sent = unix.PidfdSendSignal(int(fd), s, nil, 0) })
+	if errors.Is(sent, unix.ESRCH) {
 		return nil
 	}
-	return sendErr
+	return sent
 }
 
 // wait returns true once the process has ended, and false if it was released first.

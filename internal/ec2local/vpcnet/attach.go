@@ -161,14 +161,10 @@ func (n *Network) Detach(ctx context.Context, nic machine.NIC) error {
 	if err := n.deleteDevice(nic.Device); err != nil {
 		return fmt.Errorf("detaching %s: %w", nic.Device, err)
 	}
-	if _, err := net.ParseMAC(nic.MAC); err != nil {
-		return nil // Attach refused it
-	}
-	if err := n.retract(nic); err != nil {
-		return fmt.Errorf("detaching %s: %w", nic.Device, err)
-	}
-	if err := n.forbid(ctx, nic); err != nil {
-		return fmt.Errorf("detaching %s: %w", nic.Device, err)
+	if _, err := net.ParseMAC(nic.MAC); err == nil { // else Attach did not take it either
+		if err := errors.Join(n.retract(nic), n.forbid(ctx, nic)); err != nil {
+			return fmt.Errorf("detaching %s: %w", nic.Device, err)
+		}
 	}
 	return nil
 }
