@@ -58,15 +58,21 @@ func (c *call) readBody() ([]byte, string, error) {
 	if err != nil {
 		return nil, "", unsupportedMediaType("the request does not say what its body is")
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, c.rule.bodyLimit))
-	if err != nil {
-		var tooBig *http.MaxBytesError
-		if errors.As(err, &tooBig) {
-			return nil, "", err
-		}
-		return nil, "", invalid("the body could not be read")
+	body, err := readLimited(c.w, c.r, c.rule.bodyLimit)
+	return body, mediaType, err
+}
+
+// readLimited reads a body of at most limit bytes.
+func readLimited(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	var tooBig *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooBig):
+		return nil, err
+	case err != nil:
+		return nil, invalid("the body could not be read")
 	}
-	return body, mediaType, nil
+	return body, nil
 }
 
 // decodeBody reads the body as an object of exactly the kind that into is.

@@ -34,6 +34,9 @@ func unavailable(format string, args ...any) error {
 	return apierrors.NewServiceUnavailable(fmt.Sprintf(format, args...))
 }
 
+// statusKind is the kind of every answer that is no object.
+var statusKind = schema.GroupVersionKind{Version: "v1", Kind: "Status"}
+
 // statusOf is the API status that an error is answered with. What is no API
 // error is not told to the cell: it could name things the cell must not know.
 func statusOf(err error, resource schema.GroupResource, name string) *metav1.Status {
@@ -58,7 +61,7 @@ func statusOf(err error, resource schema.GroupResource, name string) *metav1.Sta
 	default:
 		answer = apierrors.NewInternalError(errors.New("Kip could not answer the request; its log says why")).Status()
 	}
-	answer.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("Status"))
+	answer.SetGroupVersionKind(statusKind)
 	return &answer
 }
 
@@ -80,6 +83,6 @@ func writeStatus(w http.ResponseWriter, status *metav1.Status) {
 // writeSuccess answers a request that has no object as its answer.
 func writeSuccess(w http.ResponseWriter) {
 	status := &metav1.Status{Status: metav1.StatusSuccess, Code: http.StatusOK}
-	status.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("Status"))
+	status.SetGroupVersionKind(statusKind)
 	writeStatus(w, status)
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
@@ -253,8 +254,9 @@ func (c *call) knowsEvent(key eventKey) bool {
 	return slices.Contains(c.events, key)
 }
 
-// truncate cuts a string to at most limit bytes, between characters.
+// truncate makes text of a string, of at most limit bytes.
 func truncate(s string, limit int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
 	if len(s) <= limit {
 		return s
 	}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"encoding/json"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -40,7 +39,7 @@ func (g *Gateway) serveKip(state *cellState, w *answer, r *http.Request, o *outc
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != mediaTypeJSON {
 		return unsupportedMediaType("a report is " + mediaTypeJSON)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxInterruption))
+	body, err := readLimited(w, r, maxInterruption)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package gatewaytest
 import (
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -69,6 +70,13 @@ func (u *Upstream) Put(path string, object any) {
 	for _, ch := range u.watches[path] {
 		ch <- watchEvent{kind, object}
 	}
+}
+
+// Objects are all that were put, by path.
+func (u *Upstream) Objects() map[string]any {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return maps.Clone(u.objects)
 }
 
 // Requests are those that reached the API server so far, oldest first.

@@ -197,7 +197,7 @@ func (s *stream) fail(err error) {
 		status = apierrors.NewResourceExpired(err.Error())
 	}
 	object := status.Status()
-	object.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("Status"))
+	object.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "Status"})
 	data, err := json.Marshal(&object)
 	if err != nil {
 		return // the watch just ends, which is right too
