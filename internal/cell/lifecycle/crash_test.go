@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/cloudprovider/cloudprovidertest"
 )
 
@@ -110,4 +111,83 @@ func TestCrashMatrix(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestInheritedIntent: what an earlier Kip did for the intent is not known, so
+// no refusal is believed until the instance was looked for.
+func TestInheritedIntent(t *testing.T) {
+	for _, kind := range []cloudprovider.Kind{cloudprovider.Denied, cloudprovider.InsufficientCapacity, cloudprovider.QuotaExceeded} {
+		t.Run(string(kind), func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.VisibleAfter = 10 * time.Second
+			w.boot(&mortal{at: 2, after: true}) // the intent's write, then Create
+			w.add()
+			if _, err := w.reconcile(); !errors.Is(err, errKilled) && len(w.cloud.All()) != 1 {
+				t.Fatalf("want a Kip that died after launching, got %v", err)
+			}
+			w.boot(&mortal{})
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(kind)})
+			w.must()
+			if got := w.cell().Status.Phase; got != v1beta1.CellLaunching {
+				t.Errorf("phase %s: the refusal says nothing of the earlier call", got)
+			}
+			w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
+			if n := len(w.cloud.All()); n != 1 {
+				t.Errorf("%d instances", n)
+			}
+		})
+	}
+}
+
+// TestRequestStillOnItsWay: a dead Kip's request reaches the cloud after the
+// next Kip looked and found nothing.
+func TestRequestStillOnItsWay(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Times: 1})
+	cell := w.add()
+	w.must()
+	w.clock.Step(5 * time.Minute) // the launch is old, only the looks are not
+	w.boot(&mortal{})
+	w.delete()
+	for range 5 {
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if w.cell() == nil {
+		t.Fatal("the cell went after a few looks in a row")
+	}
+	if _, err := w.cloud.Provider("test").Create(t.Context(), cloudprovider.LaunchRequest{
+		ClientToken: string(cell.UID), CellName: cell.Name, CellUID: cell.UID, Launch: v1beta1.LaunchStatus{Zone: "us-west-2a"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("cell gone", func() bool { return w.cell() == nil })
+	if n := len(w.cloud.Alive()); n != 0 {
+		t.Errorf("%d instances leaked", n)
+	}
+}
+
+// TestDeletedDuringLaunch: the deletion comes between the request and its
+// answer; the ID in the answer is used at once although it cannot be recorded.
+func TestDeletedDuringLaunch(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.VisibleAfter = 0
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, If: func(cloudprovider.LaunchRequest) bool { w.delete(); return false }})
+	w.add()
+	w.must() // launches
+	w.must() // terminates
+	if alive := w.cloud.Alive(); len(alive) != 0 {
+		t.Errorf("not terminated by the first reconcile after the deletion: %+v", alive)
+	}
+	w.until("cell gone", func() bool {
+		if w.cell() == nil {
+			for _, i := range w.cloud.All() {
+				if i.State != cloudprovider.StateTerminated {
+					t.Fatalf("the cell went while its instance was %s", i.State)
+				}
+			}
+		}
+		return w.cell() == nil
+	})
 }

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -491,6 +492,19 @@ func TestStaleCache(t *testing.T) {
 	if result := w.must(); result.RequeueAfter == 0 {
 		t.Error("must look again soon")
 	}
+	if n := w.cloud.Calls(cloudprovidertest.Create); n != 1 {
+		t.Errorf("%d launches, want 1", n)
+	}
+	// So does one that sees the intent, but not yet what came of it.
+	intent := w.cell()
+	version, err := strconv.Atoi(intent.ResourceVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intent.ResourceVersion = strconv.Itoa(version - 1)
+	intent.Status.Phase, intent.Status.InstanceID = v1beta1.CellLaunching, ""
+	w.kip.cfg.Client = staleReads{w.kip.cfg.Client, intent}
+	w.must()
 	if n := w.cloud.Calls(cloudprovidertest.Create); n != 1 {
 		t.Errorf("%d launches, want 1", n)
 	}

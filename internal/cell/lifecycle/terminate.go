@@ -92,7 +92,6 @@ func (r *Reconciler) endInstances(ctx context.Context, s *scope) (rest int, err 
 			continue
 		}
 		err := r.cfg.Cloud.Delete(ctx, id)
-		r.touching(s)
 		if err != nil && !cloudprovider.IsNotFound(err) {
 			r.metrics.terminated(err)
 			return rest, err
