@@ -30,8 +30,8 @@ tools: ## Build Kubernetes, etcd, containerd and the like (once, up to 20 minute
 	@$(build-tools) programs cluster
 
 build: bin/pause ## Build Kip's own programs into bin
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/ ./cmd/...
-	CGO_ENABLED=0 go build -trimpath -buildvcs=auto -o bin/example-web ./examples/web
+	CGO_ENABLED=0 go build -buildvcs=auto -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -buildvcs=auto -o bin/example-web ./examples/web
 
 bin/pause: images/pause/pause.c
 	@mkdir -p bin
@@ -55,7 +55,7 @@ test-unit: ## Tests of the packages, with the race detector
 
 test-e2e: tools build ## Tests of whole clusters on this machine (Linux, root)
 	@$(build-tools) deps run test
-	KIP_E2E=1 go test ./test/e2e/... -count=1 -timeout 40m
+	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e/... -count=1 -timeout 40m
 
 lint: tools-dev ## Check style and known mistakes
 	$(tools-bin)/golangci-lint run
