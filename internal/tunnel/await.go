@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 )
 
@@ -24,26 +25,26 @@ const (
 // then sleep through the moment it comes up. The error wraps ErrUnreachable
 // with the last attempt's, and the context's error.
 func (d *Dialer) Await(ctx context.Context, addr string) error {
+	var attempts sync.WaitGroup
+	defer attempts.Wait()
 	attemptCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	results := make(chan error)
 	running := 0
 	attempt := func(release func()) {
 		running++
-		go func() {
+		attempts.Go(func() {
 			defer release()
 			conn, err := d.dialTCP(attemptCtx, addr)
 			if err == nil {
 				_ = conn.Close()
 			}
-			results <- err
-		}()
+			select {
+			case results <- err:
+			case <-attemptCtx.Done():
+			}
+		})
 	}
-	defer func() {
-		cancel()
-		for ; running > 0; running-- {
-			_ = <-results
-		}
-	}()
 
 	ticker := time.NewTicker(awaitInterval)
 	defer ticker.Stop()
