@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps tools tools-dev build test test-unit test-e2e generate lint verify bench-start bench-overhead clean
+.PHONY: help up down status deps deps-test tools tools-dev build test test-unit test-e2e generate lint verify bench-start bench-overhead clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,15 +46,16 @@ clean: ## End a local cluster and remove all that was built
 
 ##@ Checking
 
-test: test-unit ## Every test; without root the end-to-end tests are left out
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory test-e2e; \
-	else echo "Left out: the end-to-end tests, which need root (make test-e2e)."; fi
+# As root everything is installed and built first, so that no test is skipped for want of a program.
+test: ## Every test; without root those that need it are left out
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory deps-test tools test-unit test-e2e; \
+	else $(MAKE) --no-print-directory test-unit; \
+	echo "Left out: the end-to-end tests (make test-e2e) and what else is skipped above; they need root."; fi
 
 test-unit: ## Tests of the packages, with the race detector
 	go test -race $$(go list ./... | grep -v /test/e2e)
 
-test-e2e: tools build ## Tests of whole clusters on this machine (Linux, root)
-	@$(build-tools) deps run test
+test-e2e: deps-test tools build ## Tests of whole clusters on this machine (Linux, root)
 	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e/... -count=1 -timeout 40m
 
 lint: tools-dev ## Check style and known mistakes
@@ -69,6 +70,9 @@ bench-start: deps tools build ## Measure how long pods take to start (docs/bench
 
 bench-overhead: deps tools build ## Measure the memory a cell needs beside its pod (docs/benchmarks)
 	bin/kip-local bench overhead
+
+deps-test:
+	@$(build-tools) deps run test
 
 tools-dev:
 	@$(build-tools) programs dev
