@@ -99,9 +99,12 @@ func (c mortalCloud) Create(ctx context.Context, req cloudprovider.LaunchRequest
 	return i, err
 }
 
-func (c mortalCloud) List(ctx context.Context) (l []cloudprovider.Instance, err error) {
-	err = c.life.do(func() (err error) { l, err = c.Fake.List(ctx); return err })
-	return l, err
+// List changes nothing, so dying at it is dying before the next call that does.
+func (c mortalCloud) List(ctx context.Context) ([]cloudprovider.Instance, error) {
+	if c.life.dead {
+		return nil, errKilled
+	}
+	return c.Fake.List(ctx)
 }
 
 func (c mortalCloud) Delete(ctx context.Context, id string) error {
