@@ -150,7 +150,7 @@ func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bo
 		result, err = r.lose(ctx, s, "the instance was terminated before Kip knew its ID: "+err.Error())
 		return false, result, err
 	}
-	log.Warn("launch refused", "kind", kind, "err", err)
+	log.Warn("launch failed", "kind", kind, "err", err)
 	a.refusal = err
 	if !kind.Definite() {
 		s.mem.ambiguous = true

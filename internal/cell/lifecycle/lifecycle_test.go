@@ -178,7 +178,7 @@ func TestNothingFits(t *testing.T) {
 	w := newWorld(t)
 	all := w.offerings
 	w.offerings = nil
-	cell := w.add()
+	w.add()
 	w.kip.cfg.Offerings = func(req v1beta1.Requirements, opts instancetype.Options) instancetype.Result {
 		if len(w.offerings) > 0 {
 			return w.choose(req, opts)
@@ -203,7 +203,7 @@ func TestNothingFits(t *testing.T) {
 	}
 	// The pod's wishes change, and the cell starts.
 	w.offerings = all
-	cell = w.cell()
+	cell := w.cell()
 	cell.Spec.Requirements.InstanceTypes = []string{"t3.nano"}
 	if err := w.api.Update(t.Context(), cell); err != nil {
 		t.Fatal(err)

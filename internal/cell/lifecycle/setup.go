@@ -6,7 +6,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -102,47 +101,3 @@ var podPhaseChanged = predicate.Funcs{
 // NeedLeaderElection implements manager.LeaderElectionRunnable: only the
 // leader's reconciler needs to know.
 func (r *Reconciler) NeedLeaderElection() bool { return true }
-
-// Start watches the cloud until the context ends.
-func (r *Reconciler) Start(ctx context.Context) error {
-	failures := 0
-	for {
-		names, err := r.Observe(ctx)
-		wait := r.seen.interval()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			wait = min(hurriedLook<<min(failures, 6), slowestLook)
-			if failures++; failures == 1 || failures%10 == 0 {
-				r.cfg.Logger.Warn("the cloud cannot be observed", "err", err, "failures", failures)
-			}
-		} else {
-			failures = 0
-		}
-		for _, name := range names {
-			select {
-			case r.changed <- event.GenericEvent{Object: &v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: name}}}:
-			case <-ctx.Done():
-				return nil
-			}
-		}
-		timer := r.cfg.Clock.NewTimer(wait)
-		select {
-		case <-timer.C():
-		case <-r.seen.poke:
-			// Something began to move while nothing did: look at it in a moment.
-			timer.Stop()
-			timer = r.cfg.Clock.NewTimer(hurriedLook)
-			select {
-			case <-timer.C():
-			case <-ctx.Done():
-			}
-		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
-			return nil
-		}
-	}
-}

@@ -39,7 +39,7 @@ func (r *Reconciler) terminate(ctx context.Context, s *scope) (reconcile.Result,
 	}
 	s.mem.failures = 0
 	if rest == 0 {
-		s.log.Info("cell ended", "instance", s.cell.Status.InstanceID)
+		s.log.Info("instance is gone, the cell goes", "instance", s.cell.Status.InstanceID)
 		return reconcile.Result{}, r.removeFinalizer(ctx, s)
 	}
 	s.cell.Status.Phase = v1beta1.CellTerminating

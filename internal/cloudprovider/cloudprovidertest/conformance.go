@@ -73,7 +73,7 @@ func (e *Environment) request() cloudprovider.LaunchRequest {
 	}
 	return cloudprovider.LaunchRequest{
 		ClientToken: string(uid), CellName: "cell-" + string(uid)[:8], CellUID: uid,
-		Pod:    &v1beta1.PodReference{Namespace: "default", Name: "pod-" + string(uid)[:8], UID: types.UID("pod-" + uid)},
+		Pod:    &v1beta1.PodReference{Namespace: "default", Name: "pod-" + string(uid)[:8], UID: "pod-" + uid},
 		Launch: launch, UserData: []byte(`{"apiVersion":"test"}`), CPU: resource.MustParse("100m"),
 	}
 }
