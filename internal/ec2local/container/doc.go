@@ -18,8 +18,8 @@
 //
 //   - The root is a plain directory, so that overlayfs works on it: the content of the image's rootfs directory, and
 //     standard directories and files in /etc where the image has none. The image's /opt is read-only and shared.
-//     If the image has no /usr, the host's is there, read-only, with /etc/alternatives. No other path of the host is
-//     visible.
+//     If the image has no /usr, the host's is there, read-only, with /etc/alternatives, and an image's /sbin (bin, lib)
+//     lies over the host's. No other path of the host is visible.
 //   - /proc, /sys and /dev are its own. /dev holds the usual harmless devices, kmsg, fuse and net/tun. Block devices
 //     cannot be opened.
 //   - Each cgroup hierarchy is mounted anew inside the cgroup namespace: the machine is its root, on version 1 and

@@ -14,6 +14,10 @@
 // host, passes through the namespace's routing; one within a subnet crosses the bridge. There is no default route:
 // machines reach each other and the host's end of the link, nothing else.
 //
+// Router and bridge are told where each NIC's addresses and MAC are, and [Network.Attach] returns when the link carries:
+// nobody waits for an answer to ARP, least of all one who tries to reach a machine before it is there. Only machines of
+// one subnet ask each other.
+//
 // What EC2 calls the source/destination check is a set of rules in nftables' bridge family. A packet is taken from a
 // machine only if it carries the MAC of the machine's NIC and one of its addresses, in IP as in ARP, and is handed to a
 // machine only if it is for one of the addresses of that machine. Other protocols, IPv6 among them, are dropped. So the
