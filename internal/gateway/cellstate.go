@@ -65,9 +65,9 @@ func newCellState(g *Gateway, name string) *cellState {
 	}
 }
 
-// stream derives a context that ends when the cell's pod goes. The caller
-// calls done in the end.
-func (c *cellState) stream(ctx context.Context) (_ context.Context, done func()) {
+// untilPodGone derives a context that ends when the cell's pod goes. The
+// caller calls done in the end.
+func (c *cellState) untilPodGone(ctx context.Context) (_ context.Context, done func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	c.mu.Lock()
 	c.streams[&cancel] = struct{}{}

@@ -59,7 +59,7 @@ func statusOf(err error, resource schema.GroupResource, name string) *metav1.Sta
 	case errors.As(err, &status):
 		answer = status.Status()
 	default:
-		answer = apierrors.NewInternalError(errors.New("Kip could not answer the request; its log says why")).Status()
+		answer = apierrors.NewInternalError(errors.New("the request could not be answered; Kip's log says why")).Status()
 	}
 	answer.SetGroupVersionKind(statusKind)
 	return &answer

@@ -116,7 +116,7 @@ func (c *call) dropEvent(event runtime.Object) error {
 func (c *call) checkEvent(name, namespace, kind string, about *corev1.ObjectReference) error {
 	switch {
 	case c.pod == nil:
-		return errNoPod()
+		return c.noPod()
 	case about.Kind != "Pod" || about.APIVersion != "v1" || about.UID != c.pod.UID ||
 		about.Name != c.pod.Name || about.Namespace != c.pod.Namespace:
 		return refuse("the event is not about the pod of this cell")

@@ -184,7 +184,7 @@ func TestEventBudget(t *testing.T) {
 	h.State.Bind(cell, webPod())
 	client := h.client(t, false).CoreV1().Events(ns)
 	made := 0
-	make := func() {
+	makeMany := func() {
 		for range 80 {
 			made++
 			_, err := client.Create(t.Context(), podEvent(fmt.Sprint("web.", made)), metav1.CreateOptions{})
@@ -193,12 +193,12 @@ func TestEventBudget(t *testing.T) {
 			}
 		}
 	}
-	make()
+	makeMany()
 	if got := len(h.Upstream.Take()); got != 50 {
 		t.Errorf("%d events at once, want 50", got)
 	}
 	clock.Step(10 * time.Second)
-	make()
+	makeMany()
 	if got := len(h.Upstream.Take()); got != 10 {
 		t.Errorf("%d events after 10 s, want 10", got)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -110,6 +111,34 @@ func TestKubeletSeesItsPod(t *testing.T) {
 				eventually(t, "the pod is gone", func() bool { return len(k.pods()) == 0 })
 			})
 		}
+	}
+}
+
+// TestHTTP2 uses the protocol of the tunnel: a watch must be flushed through it.
+func TestHTTP2(t *testing.T) {
+	h := newHarness(t)
+	server := httptest.NewUnstartedServer(h.Gateway.ForCell(cell))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/api/v1/pods?watch=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := server.Client().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.ProtoMajor != 2 || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s", resp.Proto, resp.Status)
+	}
+	h.State.Bind(cell, webPod())
+	line, err := bufio.NewReader(resp.Body).ReadString('\n')
+	if err != nil || !strings.HasPrefix(line, `{"type":"ADDED","object":{"kind":"Pod","apiVersion":"v1",`) {
+		t.Errorf("%q, %v", line, err)
 	}
 }
 

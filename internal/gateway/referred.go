@@ -54,7 +54,7 @@ func (c *call) forwardSelected(allowed func(name string) error) error {
 // Secret of the request's namespace.
 func (c *call) refersToSecret(name string) error {
 	if c.pod == nil {
-		return errNoPod()
+		return c.noPod()
 	}
 	if podSecrets(c.pod).has(c.req.namespace, name) {
 		return nil
@@ -73,7 +73,7 @@ func (c *call) refersToSecret(name string) error {
 
 func (c *call) refersToConfigMap(name string) error {
 	if c.pod == nil {
-		return errNoPod()
+		return c.noPod()
 	}
 	if podConfigMaps(c.pod).has(c.req.namespace, name) {
 		return nil
@@ -81,11 +81,19 @@ func (c *call) refersToConfigMap(name string) error {
 	return refuse("the pod of this cell does not refer to it")
 }
 
-func errNoPod() error { return refuse("this cell has no pod") }
+// noPod is the error of a request that needs a pod, when there is none. A
+// kubelet whose pod has just gone asks a little longer for what it referred to;
+// one that never had a pod has nothing to ask.
+func (c *call) noPod() error {
+	if c.cell.PodUID != "" {
+		return apierrors.NewNotFound(c.req.resource.GroupResource(), c.req.name)
+	}
+	return refuse("this cell has no pod")
+}
 
 func (c *call) usesClaim() error {
 	if c.pod == nil {
-		return errNoPod()
+		return c.noPod()
 	}
 	if !podClaims(c.pod).has(c.req.namespace, c.req.name) {
 		return refuse("the pod of this cell does not use it")
@@ -136,7 +144,7 @@ func (c *call) patchClaimStatus() error {
 // getVolume answers with a volume that one of the pod's claims is bound to.
 func (c *call) getVolume() error {
 	if c.pod == nil {
-		return errNoPod()
+		return c.noPod()
 	}
 	for claim := range podClaims(c.pod) {
 		name, err := c.boundVolumeName(claim)
@@ -161,7 +169,7 @@ func (c *call) getVolume() error {
 // volumes to the node has come.
 func (c *call) getVolumeAttachment() error {
 	if c.pod == nil {
-		return errNoPod()
+		return c.noPod()
 	}
 	own := podClaims(c.pod)
 	if len(own) == 0 {

@@ -275,8 +275,11 @@ func TestWatchOfReferredObject(t *testing.T) {
 	eventually(t, "the API server's watch ends too", func() bool {
 		return h.Upstream.Watches("/api/v1/namespaces/shop/secrets/password") == 0
 	})
-	if _, err := h.client(t, false).CoreV1().Secrets(ns).Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=password"}); !apierrors.IsForbidden(err) {
-		t.Errorf("a new watch: %v, want forbidden", err)
+	if got := h.count(t, "kip_gateway_requests_total", "refused"); got != 0 {
+		t.Errorf("%v refusals of a healthy cell were counted", got)
+	}
+	if _, err := h.client(t, false).CoreV1().Secrets(ns).Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=password"}); !apierrors.IsNotFound(err) {
+		t.Errorf("a new watch: %v, want not found", err)
 	}
 }
 

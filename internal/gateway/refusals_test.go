@@ -169,6 +169,7 @@ var refusedRequests = []struct {
 	{"GET", "/api/v1/pods?shardSelector=x", 0, "not allowed", nil},
 	{"POST", "/api/v1/namespaces/shop/events?dryRun=All", 0, "not allowed", nil},
 	{"DELETE", "/api/v1/namespaces/shop/pods/web?gracePeriodSeconds=0", 0, "not allowed", nil},
+	{"GET", "/api/v1/services?labelSelector=" + strings.Repeat("a", 5000), 0, "too long", nil},
 	{"GET", "/api/v1/pods?watch=yes", http.StatusBadRequest, "watch", nil},
 	{"GET", "/api/v1/pods?limit=-1", http.StatusBadRequest, "limit", nil},
 	{"GET", "/api/v1/pods?resourceVersion=abc", http.StatusBadRequest, "resourceVersion", nil},

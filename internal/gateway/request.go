@@ -145,6 +145,10 @@ func checkHeaders(r *http.Request) error {
 	return nil
 }
 
+// maxParameter is how long a query parameter may be, in bytes. A selector is
+// matched against every change, for as long as a watch lasts.
+const maxParameter = 4 * kib
+
 // parseQuery reads query parameters that are each given once.
 func parseQuery(u *url.URL) (map[string]string, error) {
 	if u.RawQuery == "" {
@@ -158,6 +162,9 @@ func parseQuery(u *url.URL) (map[string]string, error) {
 	for key, value := range values {
 		if len(value) != 1 {
 			return nil, refuse("the query parameter %s is given more than once", printable(key))
+		}
+		if len(value[0]) > maxParameter {
+			return nil, refuse("the query parameter %s is too long", printable(key))
 		}
 		query[key] = value[0]
 	}

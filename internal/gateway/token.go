@@ -25,7 +25,7 @@ const (
 // forwarded is made anew: nothing that was not understood is in it.
 func (c *call) createToken() error {
 	if c.pod == nil {
-		return errNoPod()
+		return c.noPod()
 	}
 	if c.req.namespace != c.pod.Namespace || c.req.name != c.pod.Spec.ServiceAccountName {
 		return refuse("it is not the service account of the pod of this cell")

@@ -147,10 +147,10 @@ func (c *call) forward(request upstreamRequest) error {
 // forwardWatch sends a watch and passes its events on as they come, as long as
 // the pod is the cell's.
 func (c *call) forwardWatch(request upstreamRequest) error {
-	ctx, done := c.stream(c.ctx)
+	ctx, done := c.untilPodGone(c.ctx)
 	defer done()
 	if c.g.boundPod(c.cell) == nil {
-		return errNoPod() // it went before there was a stream to end
+		return c.noPod() // it went before there was a stream to end
 	}
 	gauge := c.g.metrics.watches.WithLabelValues(c.req.resource.Resource)
 	gauge.Inc()
@@ -184,20 +184,19 @@ func (c *call) passOn(resp *http.Response, streaming bool) error {
 		}
 		return nil
 	}
+	c.stream(resp.Body)
+	return nil
+}
+
+// stream passes a watch on until one of its two ends hangs up, which is how
+// every watch ends, and no error.
+func (c *call) stream(events io.Reader) {
 	flush := http.NewResponseController(c.w)
 	buf := make([]byte, 4*kib)
-	for {
-		if err := flush.Flush(); err != nil {
-			return nil // the cell hung up
-		}
-		n, err := resp.Body.Read(buf)
-		if n > 0 {
-			if _, err := c.w.Write(buf[:n]); err != nil {
-				return nil
-			}
-		}
-		if err != nil {
-			return nil // the end of a watch, whatever its reason, is no error
+	for flush.Flush() == nil {
+		n, readErr := events.Read(buf)
+		if _, err := c.w.Write(buf[:n]); err != nil || readErr != nil {
+			return
 		}
 	}
 }
