@@ -30,8 +30,8 @@ tools: ## Build Kubernetes, etcd, containerd and the like (once, up to 20 minute
 	@$(build-tools) programs cluster
 
 build: bin/pause ## Build Kip's own programs into bin
-	CGO_ENABLED=0 go build -buildvcs=auto -o bin/ ./cmd/...
-	CGO_ENABLED=0 go build -buildvcs=auto -o bin/example-web ./examples/web
+	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/ ./cmd/...
+	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/example-web ./examples/web
 
 bin/pause: images/pause/pause.c
 	@mkdir -p bin

@@ -303,16 +303,7 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 			return err
 		}
 	}
-	return fmt.Errorf("there is no component %q; there are %s", name, strings.Join(c.Components(), ", "))
-}
-
-// Components are the names of the processes.
-func (c *Cluster) Components() []string {
-	var names []string
-	for _, p := range c.all() {
-		names = append(names, p.Name)
-	}
-	return names
+	return fmt.Errorf("there is no component %q; there are %s", name, strings.Join(Components, ", "))
 }
 
 // LogPath is where a component writes.

@@ -184,12 +184,12 @@ func kubeconfigCommand(cfg *Config) *cobra.Command {
 
 func logsCommand(cfg *Config) *cobra.Command {
 	return &cobra.Command{
-		Use: "logs COMPONENT", Args: cobra.ExactArgs(1),
-		Short: "Print a component's log",
+		Use: "logs COMPONENT", Args: cobra.ExactArgs(1), ValidArgs: Components,
+		Short: "Print a component's log: " + strings.Join(Components, ", "),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c := &Cluster{Config: *cfg, processes: processes{logDir: filepath.Join(cfg.Dir, "logs")}}
-			if names := c.Components(); !slices.Contains(names, args[0]) {
-				return fmt.Errorf("there is no component %q; there are %s", args[0], strings.Join(names, ", "))
+			if !slices.Contains(Components, args[0]) {
+				return fmt.Errorf("there is no component %q; there are %s", args[0], strings.Join(Components, ", "))
 			}
 			f, err := os.Open(c.LogPath(args[0]))
 			if err != nil {

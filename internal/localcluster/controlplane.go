@@ -29,6 +29,9 @@ const (
 	Kip               = "kip"
 )
 
+// Components are the names of all processes in the order in which they start.
+var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, Kip}
+
 func (c *Cluster) apiserverURL() string {
 	return fmt.Sprintf("https://%s:%d", c.settings.host(), apiserverPort)
 }
