@@ -96,8 +96,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 
 	// The provider needs the connections, and they the gateway, and it the
-	// provider: the circle is closed by a function that is not called before
-	// all three are made.
+	// provider; the kubelet API needs the provider, and it who follows logs. The
+	// circles are closed by functions that are not called before all are made.
+	var kubelet *kubeletapi.Server
 	var connections *connection.Manager
 	transport := func(cell string) (http.RoundTripper, error) { return connections.Transport(cell) }
 	pods := provider.New(provider.Config{
@@ -111,7 +112,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			}
 			return t.PodCapacity(), true
 		},
-		Transport: transport, Logs: logs,
+		Transport: transport, Following: func(cell string) bool { return kubelet.Following(cell) }, Logs: logs,
 		Recorder: mgr.GetEventRecorderFor("kip"), Clock: clock.RealClock{}, Log: log,
 	})
 	if err := pods.SetupWithManager(ctx, mgr); err != nil {
@@ -142,7 +143,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	kubelet := kubeletapi.New(kubeletapi.Config{
+	kubelet = kubeletapi.New(kubeletapi.Config{
 		Pods: pods, Transport: transport, Logs: logs, Auth: auth, Clock: clock.RealClock{}, Log: log,
 	})
 	certificate, err := servingCertificate(o.NodeName, o.NodeIP, time.Now())
@@ -163,7 +164,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		func(ctx context.Context) error {
 			return pods.Run(ctx, kube, mgr.GetCache(), provider.NewNode(node))
 		},
-		pods.SweepLogs,
+		pods.Sweep,
 	} {
 		if err := mgr.Add(run); err != nil {
 			return fmt.Errorf("adding to the manager: %w", err)

@@ -7,7 +7,9 @@
 // upgrades included, to the kubelet of the pod's cell: Kip does not take part
 // in these streams, so exit codes, terminal sizes and half-closed streams are
 // the kubelet's own. The one exception is the log of a pod that ended: its
-// cell is gone, and Kip answers from the logs it kept.
+// cell is gone, and Kip answers from the logs it kept. The cell is told nothing
+// of who asks, and only of the pod and containers that the path was checked
+// for.
 package kubeletapi
 
 import (
@@ -15,11 +17,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"time"
 
 	"github.com/virtual-kubelet/virtual-kubelet/node/nodeutil"
@@ -53,7 +53,8 @@ type Config struct {
 // Server serves the API. Use Handler or Serve.
 type Server struct {
 	Config
-	handler http.Handler
+	handler   http.Handler
+	followers followers
 }
 
 // New makes a Server.
@@ -68,10 +69,10 @@ func New(cfg Config) *Server {
 		"/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}",
 	} {
 		// The API server uses GET for WebSocket, POST for SPDY.
-		api.HandleFunc("GET "+path, s.passThrough)
-		api.HandleFunc("POST "+path, s.passThrough)
+		api.HandleFunc("GET "+path, s.stream)
+		api.HandleFunc("POST "+path, s.stream)
 	}
-	api.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.passThrough)
+	api.HandleFunc("POST /run/{namespace}/{pod}/{container}", s.stream)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -104,83 +105,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 		return nil
 	}
 	return fmt.Errorf("serving the kubelet API: %w", err)
-}
-
-// logs answers from the logs that were kept, else from the cell.
-func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
-	pod, _ := s.Config.Pods.CellOfPod(r.Context(), r.PathValue("namespace"), r.PathValue("pod"))
-	if pod == nil || !s.Logs.Has(pod.UID) {
-		s.passThrough(w, r)
-		return
-	}
-	options, err := podlogs.ParseOptions(r.URL.Query(), s.Clock.Now())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain")
-	container := r.PathValue("container")
-	err = s.Logs.Read(w, pod.UID, container, options)
-	switch {
-	case errors.Is(err, fs.ErrNotExist) && options.Previous:
-		http.Error(w, fmt.Sprintf("previous terminated container %q in pod %q not found", container, pod.Name), http.StatusBadRequest)
-	case errors.Is(err, fs.ErrNotExist):
-		http.Error(w, fmt.Sprintf("container %q in pod %q never ran", container, pod.Name), http.StatusBadRequest)
-	case err != nil:
-		s.Log.Warn("answering with kept logs", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-	}
-}
-
-// passThrough hands the request to the kubelet in the pod's cell.
-func (s *Server) passThrough(w http.ResponseWriter, r *http.Request) {
-	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
-	pod, cell := s.Config.Pods.CellOfPod(r.Context(), namespace, name)
-	switch {
-	case pod == nil:
-		http.Error(w, fmt.Sprintf("pod %s/%s is not on this node", namespace, name), http.StatusNotFound)
-		return
-	case r.PathValue("uid") != "" && r.PathValue("uid") != string(pod.UID):
-		http.Error(w, fmt.Sprintf("pod %s/%s has UID %s now", namespace, name, pod.UID), http.StatusNotFound)
-		return
-	case cell == "":
-		http.Error(w, fmt.Sprintf("pod %s/%s has no cell: %s", namespace, name, waitsFor(pod)), http.StatusServiceUnavailable)
-		return
-	}
-	transport, err := s.Transport(cell)
-	if err != nil {
-		http.Error(w, fmt.Sprintf("the cell of pod %s/%s cannot be reached: %v", namespace, name, err), http.StatusServiceUnavailable)
-		return
-	}
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.Out.URL.Scheme, pr.Out.URL.Host, pr.Out.Host = "https", cell, cell
-			pr.Out.URL.Path = "/kubelet" + pr.In.URL.Path
-			pr.Out.URL.RawPath = ""
-			// Who asks is settled here; the cell must not see the credential.
-			pr.Out.Header.Del("Authorization")
-		},
-		Transport:     transport,
-		FlushInterval: -1,
-		ErrorLog:      slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() != nil {
-				return // the caller left
-			}
-			s.Log.Warn("passing a request to a cell", "pod", namespace+"/"+name, "cell", cell, "path", r.URL.Path, "err", err)
-			http.Error(w, fmt.Sprintf("cell %s: %v", cell, err), http.StatusBadGateway)
-		},
-	}
-	proxy.ServeHTTP(w, r)
-}
-
-// waitsFor is the message of the pod's CellReady condition.
-func waitsFor(pod *corev1.Pod) string {
-	for _, c := range pod.Status.Conditions {
-		if c.Type == "kip.elotl.co/CellReady" && c.Message != "" {
-			return c.Message
-		}
-	}
-	return "none was made yet"
 }
 
 func (s *Server) pods(w http.ResponseWriter, r *http.Request) {

@@ -57,6 +57,10 @@ func NewStore(dir string) (*Store, error) {
 	return &Store{dir: dir}, nil
 }
 
+// ErrNoLog is what a Source's Open returns when there is no such log. The
+// others are kept without it.
+var ErrNoLog = errors.New("there is no such log")
+
 // Source is one log to keep. Open returns its lines, each led by an RFC 3339
 // time stamp and a space, as a kubelet prints them with timestamps=true.
 type Source struct {
@@ -83,7 +87,11 @@ func (s *Store) Keep(ctx context.Context, uid types.UID, sources []Source) error
 		return fmt.Errorf("keeping logs: %w", err)
 	}
 	for _, src := range sources {
-		if err := keepOne(ctx, filepath.Join(partial, folder(src.Container, src.Previous)), src); err != nil {
+		name := folder(src.Container, src.Previous)
+		if !isFolder(name) {
+			return errors.Join(fmt.Errorf("%q is not a container's name", src.Container), os.RemoveAll(partial))
+		}
+		if err := keepOne(ctx, filepath.Join(partial, name), src); err != nil {
 			return errors.Join(fmt.Errorf("keeping the log of container %s: %w", src.Container, err), os.RemoveAll(partial))
 		}
 	}
@@ -129,10 +137,15 @@ func (s *Store) UIDs() ([]types.UID, error) {
 
 func (s *Store) path(uid types.UID) (string, error) {
 	name := string(uid)
-	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+	if !isFolder(name) {
 		return "", fmt.Errorf("%q is not a pod UID", name)
 	}
 	return filepath.Join(s.dir, name), nil
+}
+
+// isFolder says whether name is that of a folder and leads nowhere else.
+func isFolder(name string) bool {
+	return name != "" && name == filepath.Base(name) && !strings.HasPrefix(name, ".")
 }
 
 func folder(container string, previous bool) string {
@@ -145,14 +158,17 @@ func folder(container string, previous bool) string {
 // keepOne writes a log as numbered gzip files and deletes the oldest of them
 // whenever more than MaxBytes are kept.
 func keepOne(ctx context.Context, dir string, src Source) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	in, err := src.Open(ctx)
+	if errors.Is(err, ErrNoLog) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer in.Close()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
 
 	lines := bufio.NewReaderSize(in, 64<<10)
 	var sizes []int
@@ -179,8 +195,8 @@ func keepOne(ctx context.Context, dir string, src Source) error {
 }
 
 // writeChunk copies whole lines until about chunkBytes are written and returns
-// how many bytes of text, time stamps not counted, that were. The error is
-// io.EOF at the end of the log.
+// how many bytes of text, time stamps not counted, that were. Only a line that
+// is longer than that is cut. The error is io.EOF at the end of the log.
 func writeChunk(path string, lines *bufio.Reader) (size int, err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -193,14 +209,18 @@ func writeChunk(path string, lines *bufio.Reader) (size int, err error) {
 			err = errors.Join(err, closeErr)
 		}
 	}()
-	for size < chunkBytes {
-		line, readErr := lines.ReadBytes('\n')
-		if _, err := z.Write(line); err != nil {
+	for begin := true; size < chunkBytes || !begin && size < 2*chunkBytes; {
+		// A piece of a line: what writes the log decides how long a line is.
+		piece, readErr := lines.ReadSlice('\n')
+		if _, err := z.Write(piece); err != nil {
 			return size, err
 		}
-		_, text := cutStamp(line)
-		size += len(text)
-		if readErr != nil {
+		if begin {
+			_, piece = cutStamp(piece)
+		}
+		size += len(piece)
+		begin = readErr == nil
+		if readErr != nil && !errors.Is(readErr, bufio.ErrBufferFull) {
 			return size, readErr
 		}
 	}
@@ -217,7 +237,7 @@ func (s *Store) chunks(uid types.UID, container string, previous bool) ([]string
 		return nil, err
 	}
 	name := folder(container, previous)
-	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+	if !isFolder(name) {
 		return nil, fs.ErrNotExist
 	}
 	entries, err := os.ReadDir(filepath.Join(dir, name))

@@ -3,9 +3,6 @@ package provider
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,30 +12,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
-	"github.com/elotl/kip/v2/internal/podlogs"
 )
 
-const (
-	// killSlack is how long after a pod's grace period its kubelet may take to
-	// report that nothing runs any more; a kubelet kills at the end of the grace
-	// period and needs a few seconds to clean up.
-	killSlack = 30 * time.Second
-
-	// keepTimeout bounds how long logs of an ended pod are fetched while its
-	// instance costs money, all attempts together.
-	keepTimeout = 60 * time.Second
-
-	// keepRetry is the wait after a failed attempt.
-	keepRetry = time.Second
-)
+// killSlack is how long after a pod's grace period its kubelet may take to
+// report that nothing runs any more; a kubelet kills at the end of the grace
+// period and needs a few seconds to clean up.
+const killSlack = 30 * time.Second
 
 // finish ends the cell of a pod whose final status the API server holds.
 func (p *Provider) finish(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) (reconcile.Result, error) {
 	if cell != nil && cell.DeletionTimestamp == nil {
-		if pod.DeletionTimestamp == nil && !instanceGone(cell) {
-			if again := p.keepLogs(ctx, pod, cell); again {
-				return reconcile.Result{RequeueAfter: keepRetry}, nil
-			}
+		if wait := p.lastWords(ctx, pod, cell); wait > 0 {
+			return reconcile.Result{RequeueAfter: wait}, nil
 		}
 		if err := p.deleteCell(ctx, cell, "the pod ended", false); err != nil {
 			return reconcile.Result{}, err
@@ -55,11 +40,8 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 	if cell == nil {
 		return reconcile.Result{}, p.deletePod(ctx, pod)
 	}
-	p.mu.Lock()
-	ended := p.record(pod).ended
-	p.mu.Unlock()
 	switch {
-	case ended:
+	case p.known(pod.UID).ended:
 		if err := p.deleteCell(ctx, cell, "the pod was deleted", false); err != nil {
 			return reconcile.Result{}, err
 		}
@@ -81,7 +63,7 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 		}
 		return reconcile.Result{}, p.deletePod(ctx, pod)
 	}
-	if left := pod.DeletionTimestamp.Add(killSlack).Sub(p.Clock.Now()); left > 0 {
+	if left := p.killTime(pod).Sub(p.Clock.Now()); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	p.Recorder.Eventf(pod, corev1.EventTypeWarning, "CellUnresponsive",
@@ -89,14 +71,27 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 	return reconcile.Result{}, p.deleteCell(ctx, cell, "its kubelet did not end the pod in time", false)
 }
 
+// killTime is when a kubelet that has not ended its pod is given up. A pod that
+// was deleted while no Kip ran gets its whole grace period from Kip's start on:
+// its kubelet hears of it only then.
+func (p *Provider) killTime(pod *corev1.Pod) time.Time {
+	end := pod.DeletionTimestamp.Time
+	if g := pod.DeletionGracePeriodSeconds; g != nil {
+		if late := p.began.Add(time.Duration(*g) * time.Second); late.After(end) {
+			end = late
+		}
+	}
+	return end.Add(killSlack)
+}
+
 // lost deals with a pod that should run and whose cell ends or ended.
 func (p *Provider) lost(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) error {
 	now := metav1.NewTime(p.Clock.Now())
-	if !started(pod) || pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
+	status := p.newestStatus(pod)
+	if !started(status) || pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
+		p.setVerdict(pod, interrupted(status, cell.Name, now))
 		p.mu.Lock()
-		r := p.record(pod)
-		r.reported = ptr(interrupted(&pod.Status, cell.Name, now))
-		r.attempt = cell.Spec.Attempt + 1
+		p.record(pod.UID).attempt = cell.Spec.Attempt + 1
 		p.mu.Unlock()
 		// The next cell is made when this one is gone, its instance with it.
 		return p.deleteCell(ctx, cell, "its instance is gone", false)
@@ -104,11 +99,9 @@ func (p *Provider) lost(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell
 	if !instanceGone(cell) {
 		return nil // wait for the proof
 	}
-	p.setReported(pod, fail(&pod.Status, cell.Name, now))
+	p.setVerdict(pod, fail(status, "the instance of cell "+cell.Name, now))
 	return nil
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // endOrphan ends a Cell whose pod the cache does not know, after asking the API
 // server itself: a cache that lags must not end a running pod.
@@ -130,107 +123,4 @@ func (p *Provider) endOrphan(ctx context.Context, cell *v1beta1.Cell) error {
 	p.setGone(ref.UID)
 	p.mu.Unlock()
 	return p.deleteCell(ctx, cell, "its pod is gone", false)
-}
-
-// keepLogs fetches the logs of an ended pod. It returns true when it should be
-// called again.
-func (p *Provider) keepLogs(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) bool {
-	if p.Logs.Has(pod.UID) {
-		return false
-	}
-	p.mu.Lock()
-	r := p.record(pod)
-	if r.keepUntil.IsZero() {
-		r.keepUntil = p.Clock.Now().Add(keepTimeout)
-	}
-	deadline := r.keepUntil
-	p.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(ctx, deadline.Sub(p.Clock.Now()))
-	defer cancel()
-	err := p.Logs.Keep(ctx, pod.UID, p.logSources(pod, cell.Name))
-	if err == nil {
-		return false
-	}
-	if p.Clock.Now().Before(deadline) {
-		p.Log.Warn("keeping the logs of an ended pod", "pod", pod.Namespace+"/"+pod.Name, "cell", cell.Name, "err", err)
-		return true
-	}
-	p.Recorder.Eventf(pod, corev1.EventTypeWarning, "LogsLost",
-		"the logs of the ended pod could not be fetched from cell %s within %s: %v", cell.Name, keepTimeout, err)
-	return false
-}
-
-// logSources are the logs of every container that ran.
-func (p *Provider) logSources(pod *corev1.Pod, cell string) []podlogs.Source {
-	var sources []podlogs.Source
-	for _, list := range [][]corev1.ContainerStatus{
-		pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses, pod.Status.EphemeralContainerStatuses,
-	} {
-		for _, s := range list {
-			if s.ContainerID == "" {
-				continue
-			}
-			sources = append(sources, p.logSource(pod, cell, s.Name, false))
-			if t := s.LastTerminationState.Terminated; t != nil && t.ContainerID != "" {
-				sources = append(sources, p.logSource(pod, cell, s.Name, true))
-			}
-		}
-	}
-	return sources
-}
-
-func (p *Provider) logSource(pod *corev1.Pod, cell, container string, previous bool) podlogs.Source {
-	return podlogs.Source{Container: container, Previous: previous, Open: func(ctx context.Context) (io.ReadCloser, error) {
-		transport, err := p.Transport(cell)
-		if err != nil {
-			return nil, err
-		}
-		query := url.Values{"timestamps": {"true"}}
-		if previous {
-			query.Set("previous", "true")
-		}
-		u := url.URL{Scheme: "https", Host: cell, RawQuery: query.Encode(),
-			Path: "/kubelet/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + container}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return nil, err
-		}
-		resp, err := transport.RoundTrip(req)
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode == http.StatusOK {
-			return resp.Body, nil
-		}
-		defer resp.Body.Close()
-		// Why the kubelet refused; it is a line of text.
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 512))
-		return nil, fmt.Errorf("the kubelet answered %s: %s", resp.Status, text)
-	}}
-}
-
-// SweepLogs removes, once, the kept logs of pods that were deleted while no Kip
-// ran. The caches must be synced; it returns at once.
-func (p *Provider) SweepLogs(ctx context.Context) error {
-	var pods corev1.PodList
-	if err := p.Client.List(ctx, &pods); err != nil {
-		return fmt.Errorf("listing pods: %w", err)
-	}
-	known := map[types.UID]bool{}
-	for i := range pods.Items {
-		known[pods.Items[i].UID] = true
-	}
-	uids, err := p.Logs.UIDs()
-	if err != nil {
-		return err
-	}
-	for _, uid := range uids {
-		if !known[uid] {
-			if err := p.Logs.Remove(uid); err != nil {
-				return fmt.Errorf("removing the logs of deleted pod %s: %w", uid, err)
-			}
-		}
-	}
-	return nil
 }

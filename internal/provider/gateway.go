@@ -94,9 +94,7 @@ func (p *Provider) podOf(cell *v1beta1.Cell) *corev1.Pod {
 		return nil
 	}
 	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	pod.Status = compose(&pod.Status, p.record(pod).reported, cellReady(cell, metav1.NewTime(p.Clock.Now())))
+	pod.Status = compose(&pod.Status, p.known(pod.UID).reported, cellReady(cell, metav1.NewTime(p.Clock.Now())))
 	return pod
 }
 
@@ -133,8 +131,8 @@ func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, s
 	if instanceGone(cell) {
 		return nil, fmt.Errorf("the instance of cell %s is gone", name)
 	}
-	p.setReported(pod, status)
-	p.poke(pod)
+	p.setReported(uid, name, status)
+	p.poke(client.ObjectKeyFromObject(pod))
 	pod.Status = compose(&pod.Status, &status, cellReady(cell, metav1.NewTime(p.Clock.Now())))
 	return pod, nil
 }
@@ -146,9 +144,9 @@ func (p *Provider) PodTerminated(_ context.Context, name string, uid types.UID) 
 		return err
 	}
 	p.mu.Lock()
-	p.record(pod).ended = true
+	p.record(uid).ended = true
 	p.mu.Unlock()
-	p.poke(pod)
+	p.poke(client.ObjectKeyFromObject(pod))
 	return nil
 }
 

@@ -79,7 +79,7 @@ func CellName(pod *corev1.Pod, attempt int32) string {
 
 // launch makes the pod's Cell. The Cell is the intent; the cloud is not called
 // here.
-func (p *Provider) launch(ctx context.Context, pod *corev1.Pod, spec v1beta1.CellSpec, attempt int32) (*v1beta1.Cell, error) {
+func (p *Provider) launch(ctx context.Context, pod *corev1.Pod, spec v1beta1.CellSpec, attempt int32) error {
 	spec.Attempt = attempt
 	cell := &v1beta1.Cell{
 		ObjectMeta: metav1.ObjectMeta{
@@ -93,20 +93,17 @@ func (p *Provider) launch(ctx context.Context, pod *corev1.Pod, spec v1beta1.Cel
 	if apierrors.IsAlreadyExists(err) {
 		// Made before a crash or before the cache heard of it; its own event
 		// brings the reconciler back.
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("writing the cell of the pod: %w", err)
+		return fmt.Errorf("writing the cell of the pod: %w", err)
 	}
 	p.Log.Info("cell made", "pod", pod.Namespace+"/"+pod.Name, "cell", cell.Name, "attempt", attempt)
-	return cell, nil
+	return nil
 }
 
 // refresh brings a Cell that has no instance yet up to date with its pod.
 func (p *Provider) refresh(ctx context.Context, cell *v1beta1.Cell, spec v1beta1.CellSpec) error {
-	if cell.Status.Phase != "" && cell.Status.Phase != v1beta1.CellPending {
-		return nil
-	}
 	spec.Attempt = cell.Spec.Attempt
 	if equality.Semantic.DeepEqual(cell.Spec, spec) {
 		return nil

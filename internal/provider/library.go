@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/virtual-kubelet/virtual-kubelet/errdefs"
 	"github.com/virtual-kubelet/virtual-kubelet/node"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
@@ -19,6 +21,8 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/workqueue"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
 const (
@@ -137,17 +141,36 @@ type podClient struct {
 }
 
 func (c podClient) Delete(_ context.Context, name string, _ metav1.DeleteOptions) error {
-	c.provider.poke(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, Name: name}})
+	c.provider.poke(types.NamespacedName{Namespace: c.namespace, Name: name})
 	return nil
 }
 
 // conflictPause lets the pod's newer version reach the cache.
 const conflictPause = 20 * time.Millisecond
 
-// UpdateStatus leaves a conflict to the reconciler: the status was made for an
-// older version of the pod, and conditions of others in it may be outdated.
+// UpdateStatus writes the status, and nothing else, onto the newest version of
+// the pod that the cache has: the library would put back labels, annotations
+// and conditions of others as they were when the status was made. A conflict is
+// left to the reconciler.
 func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.UpdateOptions) (*corev1.Pod, error) {
-	updated, err := c.PodInterface.UpdateStatus(ctx, pod, o)
+	key := types.NamespacedName{Namespace: c.namespace, Name: pod.Name}
+	update, err := c.provider.pod(ctx, key)
+	if errdefs.IsNotFound(err) {
+		return pod, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if update.UID != pod.UID || terminal(update.Status.Phase) {
+		return update, nil
+	}
+	conditions := mergeConditions(update.Status.Conditions, pod.Status.Conditions, func(t corev1.PodConditionType) bool {
+		return byKubelet(t) || t == v1beta1.PodConditionCellReady
+	})
+	update.Status = *pod.Status.DeepCopy()
+	update.Status.Conditions = conditions
+
+	updated, err := c.PodInterface.UpdateStatus(ctx, update, o)
 	if !apierrors.IsConflict(err) {
 		return updated, err
 	}
@@ -155,7 +178,7 @@ func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.U
 	case <-ctx.Done():
 	case <-c.provider.Clock.After(conflictPause):
 	}
-	c.provider.poke(pod)
+	c.provider.poke(key)
 	return pod, nil
 }
 

@@ -10,9 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/internal/instancetype"
 	"github.com/elotl/kip/v2/internal/podlogs"
@@ -42,6 +43,10 @@ type Config struct {
 	// Transport reaches a cell's agent and kubelet.
 	Transport func(cell string) (http.RoundTripper, error)
 
+	// Following says whether somebody reads from a cell right now what its pod
+	// writes.
+	Following func(cell string) bool
+
 	Logs     *podlogs.Store
 	Recorder record.EventRecorder
 	Clock    clock.Clock
@@ -53,10 +58,13 @@ type Config struct {
 type Provider struct {
 	Config
 
-	// pokes make the reconciler look at a pod again.
-	pokes chan event.TypedGenericEvent[*corev1.Pod]
+	// began is when this Kip started: nobody can have heard from it before.
+	began time.Time
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// queue is the reconciler's, nil until it starts. Every pod is looked at
+	// then, so what is poked before is not lost.
+	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
 	records map[types.UID]*podRecord
 	notify  func(*corev1.Pod)
 	// cellOf is the cell of a pod, for waking watchers only.
@@ -79,15 +87,18 @@ type podRecord struct {
 	refused string
 	// attempt is the number of the next cell.
 	attempt int32
-	// keepUntil is when keeping logs is given up.
-	keepUntil time.Time
+	// finished is when the pod's end was first seen with its cell still there.
+	finished time.Time
 }
+
+// over says whether the pod ended, be it that the API server does not know yet.
+func (r podRecord) over() bool { return r.reported != nil && terminal(r.reported.Phase) }
 
 // New makes a Provider.
 func New(cfg Config) *Provider {
 	return &Provider{
 		Config:   cfg,
-		pokes:    make(chan event.TypedGenericEvent[*corev1.Pod], 1024),
+		began:    cfg.Clock.Now(),
 		records:  map[types.UID]*podRecord{},
 		cellOf:   map[types.UID]string{},
 		gone:     map[types.UID]bool{},
@@ -99,19 +110,19 @@ func New(cfg Config) *Provider {
 // the node. The reconciler sees the same pod in the same cache; there is
 // nothing to do, and nothing that could fail.
 func (p *Provider) CreatePod(_ context.Context, pod *corev1.Pod) error {
-	p.poke(pod)
+	p.poke(client.ObjectKeyFromObject(pod))
 	return nil
 }
 
 // UpdatePod is called by the library when a pod's specification changed.
 func (p *Provider) UpdatePod(_ context.Context, pod *corev1.Pod) error {
-	p.poke(pod)
+	p.poke(client.ObjectKeyFromObject(pod))
 	return nil
 }
 
 // DeletePod is called by the library when a pod is being deleted.
 func (p *Provider) DeletePod(_ context.Context, pod *corev1.Pod) error {
-	p.poke(pod)
+	p.poke(client.ObjectKeyFromObject(pod))
 	return nil
 }
 
@@ -138,37 +149,64 @@ func (p *Provider) GetPodStatus(ctx context.Context, namespace, name string) (*c
 func (p *Provider) GetPods(context.Context) ([]*corev1.Pod, error) { return nil, nil }
 
 // NotifyPods takes the function through which the library hears of new
-// status.
-func (p *Provider) NotifyPods(_ context.Context, notify func(*corev1.Pod)) {
+// status. All pods are looked at again: what was found out before could not be
+// told.
+func (p *Provider) NotifyPods(ctx context.Context, notify func(*corev1.Pod)) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.notify = notify
-}
-
-// poke has the reconciler look at the pod soon. A full channel means that it is
-// busy; the pod's next change or the periodic look will do.
-func (p *Provider) poke(pod *corev1.Pod) {
-	select {
-	case p.pokes <- event.TypedGenericEvent[*corev1.Pod]{Object: pod}:
-	default:
-		p.Log.Warn("too many pods wait to be looked at", "pod", client.ObjectKeyFromObject(pod))
+	p.mu.Unlock()
+	pods, err := p.Pods(ctx)
+	if err != nil {
+		p.Log.Error("looking at all pods again", "err", err)
+		return
+	}
+	for i := range pods.Items {
+		p.poke(client.ObjectKeyFromObject(&pods.Items[i]))
 	}
 }
 
-// record returns what is known of a pod, making it if need be. The caller
-// holds mu.
-func (p *Provider) record(pod *corev1.Pod) *podRecord {
-	r := p.records[pod.UID]
+// poke has the reconciler look at the pod soon. It does not block and does not
+// get lost.
+func (p *Provider) poke(pod client.ObjectKey) {
+	p.mu.Lock()
+	queue := p.queue
+	p.mu.Unlock()
+	if queue != nil {
+		queue.Add(reconcile.Request{NamespacedName: pod})
+	}
+}
+
+// takeQueue is the source of pokes in the reconciler's eyes.
+func (p *Provider) takeQueue(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue = queue
+	return nil
+}
+
+// record returns what is known of a pod, to be changed. The caller holds mu.
+func (p *Provider) record(uid types.UID) *podRecord {
+	r := p.records[uid]
 	if r == nil {
 		r = &podRecord{}
-		p.records[pod.UID] = r
+		p.records[uid] = r
 	}
 	return r
 }
 
-// Forget drops what is known of a pod that left the API server, its logs
-// included. The pod informer's delete handler calls it.
-func (p *Provider) Forget(uid types.UID) {
+// known returns what is known of a pod.
+func (p *Provider) known(uid types.UID) podRecord {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.records[uid]; r != nil {
+		return *r
+	}
+	return podRecord{}
+}
+
+// forget drops what is known of a pod that left the API server, its logs
+// included.
+func (p *Provider) forget(uid types.UID) {
 	p.mu.Lock()
 	delete(p.records, uid)
 	p.setGone(uid)

@@ -24,6 +24,10 @@ import (
 // cellsByPod indexes Cells by the namespace and name of their pod.
 const cellsByPod = "spec.pod"
 
+// workers is how many pods are worked on at once. Most of them wait: for the
+// API server, or for the logs of pods that ended.
+const workers = 100
+
 // SetupWithManager registers the reconciler. Call it once, before the manager
 // starts; its cache must hold no Pods but this node's.
 func (p *Provider) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
@@ -37,8 +41,8 @@ func (p *Provider) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error
 		Named("pod").
 		For(&corev1.Pod{}).
 		Watches(&v1beta1.Cell{}, handler.EnqueueRequestsFromMapFunc(requestOfCell)).
-		WatchesRawSource(source.Channel(p.pokes, &handler.TypedEnqueueRequestForObject[*corev1.Pod]{})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 20}).
+		WatchesRawSource(source.Func(p.takeQueue)).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(p)
 }
 
@@ -83,24 +87,25 @@ func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	if err := p.Client.List(ctx, &cells, client.MatchingFields{cellsByPod: req.String()}); err != nil {
 		return reconcile.Result{}, fmt.Errorf("listing the cells of pod %s: %w", req, err)
 	}
-	var cell *v1beta1.Cell
+	var own []*v1beta1.Cell
 	for i := range cells.Items {
 		c := &cells.Items[i]
-		if c.Spec.NodeName != p.NodeName {
-			continue
-		}
-		if pod == nil || c.Spec.Pod.UID != pod.UID {
+		switch {
+		case c.Spec.NodeName != p.NodeName:
+		case pod == nil || c.Spec.Pod.UID != pod.UID:
 			if err := p.endOrphan(ctx, c); err != nil {
 				return reconcile.Result{}, err
 			}
-			continue
-		}
-		if cell == nil || c.Spec.Attempt > cell.Spec.Attempt {
-			cell = c
+		default:
+			own = append(own, c)
 		}
 	}
 	if pod == nil {
 		return reconcile.Result{}, nil
+	}
+	cell, err := p.newest(ctx, own)
+	if err != nil {
+		return reconcile.Result{}, err
 	}
 	result, err := p.step(ctx, pod, cell)
 	if apierrors.IsConflict(err) {
@@ -108,6 +113,26 @@ func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 		return reconcile.Result{RequeueAfter: 50 * time.Millisecond}, nil
 	}
 	return result, err
+}
+
+// newest is the cell of a pod's last attempt, nil if there is none. A pod has
+// two only when a Kip that knew too little made the other one: that is ended.
+func (p *Provider) newest(ctx context.Context, own []*v1beta1.Cell) (*v1beta1.Cell, error) {
+	var newest *v1beta1.Cell
+	for _, c := range own {
+		if newest == nil || c.Spec.Attempt > newest.Spec.Attempt {
+			newest = c
+		}
+	}
+	for _, c := range own {
+		if c == newest {
+			continue
+		}
+		if err := p.deleteCell(ctx, c, "its pod has another cell", false); err != nil {
+			return nil, err
+		}
+	}
+	return newest, nil
 }
 
 func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) (reconcile.Result, error) {
@@ -119,58 +144,92 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell
 		return p.finish(ctx, pod, cell)
 	case pod.DeletionTimestamp != nil:
 		return p.end(ctx, pod, cell)
+	case p.known(pod.UID).over():
+		// Whatever becomes of the cell now, the pod has ended. The API server is
+		// about to hear it.
+		return reconcile.Result{}, nil
 	case cell != nil && (cell.DeletionTimestamp != nil || instanceGone(cell)):
 		return reconcile.Result{}, p.lost(ctx, pod, cell)
+	case cell != nil && !pending(cell):
+		// What the pod says about its instance comes too late now.
+		return reconcile.Result{}, nil
 	}
 
 	spec, err := p.wish(pod)
+	p.judge(pod, err)
 	if err != nil {
 		// The user's to correct; the corrected pod comes back by its event.
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, v1beta1.ReasonInvalidPod, err.Error()
-		p.refuse(pod, err)
 		return reconcile.Result{}, nil
 	}
 	if cell != nil {
 		return reconcile.Result{}, p.refresh(ctx, cell, spec)
 	}
-	if started(pod) && pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
-		p.setReported(pod, fail(&pod.Status, "it ran on", metav1.NewTime(p.Clock.Now())))
+	if status := p.newestStatus(pod); started(status) && pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
+		p.setVerdict(pod, fail(status, "the instance on which it ran", metav1.NewTime(p.Clock.Now())))
 		return reconcile.Result{}, nil
 	}
-	_, err = p.launch(ctx, pod, spec, p.nextAttempt(pod))
-	return reconcile.Result{}, err
+	return reconcile.Result{}, p.launch(ctx, pod, spec, p.known(pod.UID).attempt)
 }
 
-// refuse tells the user, once, what is wrong with the pod.
-func (p *Provider) refuse(pod *corev1.Pod, err error) {
+// judge tells the user, once, what is wrong with the pod; nil means that it is
+// all right now.
+func (p *Provider) judge(pod *corev1.Pod, mistake error) {
+	text := ""
+	if mistake != nil {
+		text = mistake.Error()
+	}
 	p.mu.Lock()
-	r := p.record(pod)
-	known := r.refused == err.Error()
-	r.refused = err.Error()
+	r := p.record(pod.UID)
+	news := r.refused != text
+	r.refused = text
 	p.mu.Unlock()
-	if !known {
-		p.Recorder.Event(pod, corev1.EventTypeWarning, v1beta1.ReasonInvalidPod, err.Error())
+	if news && mistake != nil {
+		p.Recorder.Event(pod, corev1.EventTypeWarning, v1beta1.ReasonInvalidPod, text)
 	}
 }
 
 // started says whether a container of the pod may have run.
-func started(pod *corev1.Pod) bool { return pod.Status.Phase == corev1.PodRunning }
+func started(status *corev1.PodStatus) bool {
+	if status.Phase == corev1.PodRunning {
+		return true
+	}
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses} {
+		for i := range list {
+			if list[i].ContainerID != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// pending says whether no instance was asked for yet.
+func pending(cell *v1beta1.Cell) bool {
+	return cell.Status.Phase == "" || cell.Status.Phase == v1beta1.CellPending
+}
 
 func instanceGone(cell *v1beta1.Cell) bool {
 	c := meta.FindStatusCondition(cell.Status.Conditions, v1beta1.ConditionReady)
 	return c != nil && c.Reason == v1beta1.ReasonInstanceGone
 }
 
-func (p *Provider) nextAttempt(pod *corev1.Pod) int32 {
+// setReported takes the word of a pod's kubelet.
+func (p *Provider) setReported(uid types.UID, cell string, status corev1.PodStatus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.record(pod).attempt
+	p.record(uid).reported = &status
+	p.wake(cell)
 }
 
-func (p *Provider) setReported(pod *corev1.Pod, status corev1.PodStatus) {
+// setVerdict is Kip's own word on a pod whose cell was lost. A kubelet's word
+// that the pod ended goes before it.
+func (p *Provider) setVerdict(pod *corev1.Pod, status corev1.PodStatus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.record(pod).reported = &status
+	if r := p.record(pod.UID); !r.over() {
+		r.reported = &status
+	}
 }
 
 // deleteCell asks for the end of a Cell and so of its instance. With

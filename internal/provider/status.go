@@ -1,8 +1,6 @@
 package provider
 
 import (
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -11,42 +9,59 @@ import (
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
-// kubeletConditions are the condition types that a kubelet writes. All others
-// in a pod's status belong to whoever put them there and are taken from the
-// API server.
+// kubeletConditions are the condition types that are the kubelet's alone: they
+// are as it reported them, and gone when it left them out.
 var kubeletConditions = map[corev1.PodConditionType]bool{
+	corev1.PodScheduled:              true,
 	corev1.PodInitialized:            true,
 	corev1.PodReady:                  true,
 	corev1.ContainersReady:           true,
 	corev1.PodReadyToStartContainers: true,
 	corev1.PodResizePending:          true,
 	corev1.PodResizeInProgress:       true,
-	corev1.DisruptionTarget:          true,
+	corev1.AllContainersRestarting:   true,
+}
+
+// byKubelet says whose a condition is when a kubelet reports it. All others in
+// a pod's status belong to whoever put them there and are taken from the API
+// server.
+func byKubelet(t corev1.PodConditionType) bool {
+	// Kubelets report a disruption, and so do the API server and controllers.
+	return kubeletConditions[t] || t == corev1.DisruptionTarget
 }
 
 // compose is the pod's status as Kip knows it: what the kubelet reported last,
 // conditions of others from the API server, and the CellReady condition.
 func compose(api, reported *corev1.PodStatus, cellReady corev1.PodCondition) corev1.PodStatus {
 	status := *api.DeepCopy()
-	if reported != nil && !(terminal(api.Phase) && !terminal(reported.Phase)) {
+	if reported != nil && (!terminal(api.Phase) || terminal(reported.Phase)) {
 		status = *reported.DeepCopy()
-		status.Conditions = mergeConditions(api.Conditions, status.Conditions)
+		status.Conditions = mergeConditions(api.Conditions, status.Conditions, byKubelet)
 	}
 	setCondition(&status, cellReady)
 	return status
 }
 
-func mergeConditions(api, reported []corev1.PodCondition) []corev1.PodCondition {
-	var merged []corev1.PodCondition
-	taken := map[corev1.PodConditionType]bool{}
-	for _, c := range reported {
-		if kubeletConditions[c.Type] {
-			merged = append(merged, c)
-			taken[c.Type] = true
+// mergeConditions takes from ours what is ours and all else from theirs, in
+// the order of theirs, so that nothing looks changed that is not.
+func mergeConditions(theirs, ours []corev1.PodCondition, isOurs func(corev1.PodConditionType) bool) []corev1.PodCondition {
+	own := map[corev1.PodConditionType]corev1.PodCondition{}
+	for _, c := range ours {
+		if isOurs(c.Type) {
+			own[c.Type] = c
 		}
 	}
-	for _, c := range api {
-		if !taken[c.Type] {
+	var merged []corev1.PodCondition
+	for _, c := range theirs {
+		if o, ok := own[c.Type]; ok {
+			merged = append(merged, o)
+			delete(own, c.Type)
+		} else if !kubeletConditions[c.Type] {
+			merged = append(merged, c)
+		}
+	}
+	for _, c := range ours {
+		if _, ok := own[c.Type]; ok {
 			merged = append(merged, c)
 		}
 	}
@@ -99,12 +114,15 @@ func cellReady(cell *v1beta1.Cell, now metav1.Time) corev1.PodCondition {
 }
 
 // report hands the pod's status to the library when the API server's differs.
+// A final status stands.
 func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
+	if terminal(pod.Status.Phase) {
+		return
+	}
 	p.mu.Lock()
-	status := compose(&pod.Status, p.record(pod).reported, ready)
 	notify := p.notify
 	p.mu.Unlock()
-
+	status := compose(&pod.Status, p.known(pod.UID).reported, ready)
 	if notify == nil || equality.Semantic.DeepEqual(status, pod.Status) {
 		return
 	}
@@ -113,13 +131,21 @@ func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
 	notify(update)
 }
 
+// newestStatus is what is known of the pod itself.
+func (p *Provider) newestStatus(pod *corev1.Pod) *corev1.PodStatus {
+	if reported := p.known(pod.UID).reported; reported != nil {
+		return reported
+	}
+	return &pod.Status
+}
+
 // fail is the status of a pod whose cell was lost and whose policy forbids to
-// run it again.
-func fail(status *corev1.PodStatus, cell string, now metav1.Time) corev1.PodStatus {
+// run it again. instance says which is meant.
+func fail(status *corev1.PodStatus, instance string, now metav1.Time) corev1.PodStatus {
 	failed := *status.DeepCopy()
 	failed.Phase = corev1.PodFailed
 	failed.Reason = "CellLost"
-	failed.Message = fmt.Sprintf("the instance of cell %s is gone, and the pod's restartPolicy is Never", cell)
+	failed.Message = instance + " is gone, and the pod's restartPolicy is Never"
 	for _, list := range [][]corev1.ContainerStatus{failed.InitContainerStatuses, failed.ContainerStatuses, failed.EphemeralContainerStatuses} {
 		for i := range list {
 			if list[i].State.Terminated == nil {

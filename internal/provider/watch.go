@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -25,10 +26,7 @@ func (p *Provider) watch(ctx context.Context, c ctrlcache.Cache) error {
 	if _, err := cells.AddEventHandler(handlerOf(p.cellChanged, p.cellGone)); err != nil {
 		return fmt.Errorf("watching cells: %w", err)
 	}
-	_, err = pods.AddEventHandler(handlerOf(p.podChanged, func(pod *corev1.Pod) {
-		p.podChanged(pod)
-		p.Forget(pod.UID)
-	}))
+	_, err = pods.AddEventHandler(handlerOf(p.podChanged, func(pod *corev1.Pod) { p.forget(pod.UID) }))
 	if err != nil {
 		return fmt.Errorf("watching pods: %w", err)
 	}
@@ -36,11 +34,17 @@ func (p *Provider) watch(ctx context.Context, c ctrlcache.Cache) error {
 }
 
 // handlerOf calls changed for adds and updates and gone for deletes, whichever
-// form they come in.
-func handlerOf[T any](changed, gone func(T)) cache.ResourceEventHandlerFuncs {
+// form they come in: an object that was deleted and made anew while the watch
+// was broken comes as an update.
+func handlerOf[T metav1.Object](changed, gone func(T)) cache.ResourceEventHandlerFuncs {
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(o any) { changed(o.(T)) },
-		UpdateFunc: func(_, o any) { changed(o.(T)) },
+		AddFunc: func(o any) { changed(o.(T)) },
+		UpdateFunc: func(before, o any) {
+			if old, now := before.(T), o.(T); old.GetUID() != now.GetUID() {
+				gone(old)
+			}
+			changed(o.(T))
+		},
 		DeleteFunc: func(o any) {
 			if d, ok := o.(cache.DeletedFinalStateUnknown); ok {
 				o = d.Obj
