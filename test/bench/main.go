@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends the run and its cluster, the second the cleaning up.
+	context.AfterFunc(ctx, stop)
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:           "bench",
+		Short:         "Measure what Kip costs in time and memory",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	cmd.PersistentFlags().StringVar(&root, "root", ".", "Kip's source tree, where make has built the programs")
+	cmd.AddCommand(startCommand(&root), overheadCommand(&root))
+	return cmd
+}
+
+func startCommand(root *string) *cobra.Command {
+	o := startOptions{}
+	out := ""
+	cmd := &cobra.Command{
+		Use: "start", Args: cobra.NoArgs,
+		Short: "Measure how long pods take to start on cold cells, and on an ordinary node beside them",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return report(cmd, *root, out, func(ctx context.Context, b *bench, w *document) error { return b.start(ctx, o, w) })
+		},
+	}
+	cmd.Flags().IntVar(&o.pods, "pods", 30, "pods of each kind, one after the other")
+	cmd.Flags().IntVar(&o.burst, "burst", 40, "pods that are made in a burst; 0 leaves it out")
+	cmd.Flags().Float64Var(&o.rate, "rate", 20, "pods per second of the burst")
+	cmd.Flags().StringVar(&out, "out", filepath.Join("docs", "benchmarks", "start.md"), "file for the report; empty: none")
+	return cmd
+}
+
+func overheadCommand(root *string) *cobra.Command {
+	out, settle := "", time.Minute
+	cmd := &cobra.Command{
+		Use: "overhead", Args: cobra.NoArgs,
+		Short: "Measure the memory a cell needs beside its pod",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return report(cmd, *root, out, func(ctx context.Context, b *bench, w *document) error { return b.overhead(ctx, settle, w) })
+		},
+	}
+	cmd.Flags().DurationVar(&settle, "settle", settle, "how long the pod has run when the memory is read")
+	cmd.Flags().StringVar(&out, "out", filepath.Join("docs", "benchmarks", "overhead.md"), "file for the report; empty: none")
+	return cmd
+}
+
+// report runs a measurement on a cluster of its own, and writes what it says
+// to standard output and to the file.
+func report(cmd *cobra.Command, root, path string, measure func(context.Context, *bench, *document) error) error {
+	began := time.Now()
+	progress := func(format string, args ...any) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	}
+	text := &document{}
+	err := withCluster(cmd.Context(), root, progress, func(ctx context.Context, b *bench) error { return measure(ctx, b, text) })
+	if err != nil {
+		return err
+	}
+	if _, err := cmd.OutOrStdout().Write(text.Bytes()); err != nil || path == "" {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, text.Bytes(), 0o644)
+}
