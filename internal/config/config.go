@@ -87,9 +87,6 @@ type Cells struct {
 	// Nametag is the value of the tag KipNametag and the start of instance names.
 	Nametag string `json:"nametag,omitempty"`
 
-	// StatusInterval is how often cells report what they see.
-	StatusInterval metav1.Duration `json:"statusInterval,omitempty"`
-
 	// PrivateIPOnly: cells get no public address.
 	PrivateIPOnly bool `json:"privateIPOnly,omitempty"`
 
@@ -130,9 +127,6 @@ const (
 	// defaultVolumeSize holds the cell's own files (about 1 GiB) and ordinary
 	// images; gp3 costs USD 0.08 per GiB and month in us-east-1.
 	defaultVolumeSize = "10Gi"
-	// defaultStatusInterval is the interval at which a kubelet's metrics are
-	// usually scraped.
-	defaultStatusInterval = 15 * time.Second
 	// defaultBootTimeout: an EC2 instance that did not boot after five minutes
 	// does not boot.
 	defaultBootTimeout   = 5 * time.Minute

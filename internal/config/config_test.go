@@ -52,8 +52,8 @@ func TestDefaults(t *testing.T) {
 	if got := c.Kubelet.Pods.Value(); got != 5000 {
 		t.Errorf("pods = %d", got)
 	}
-	if c.Cells.BootTimeout.Duration != 90*time.Second || c.Cells.StatusInterval.Duration != defaultStatusInterval {
-		t.Errorf("durations = %v, %v", c.Cells.BootTimeout, c.Cells.StatusInterval)
+	if c.Cells.BootTimeout.Duration != 90*time.Second {
+		t.Errorf("bootTimeout = %v", c.Cells.BootTimeout)
 	}
 	if c.Kubelet.ClusterDomain != "cluster.local" || c.Cells.Nametag != "kip" {
 		t.Errorf("texts = %q, %q", c.Kubelet.ClusterDomain, c.Cells.Nametag)

@@ -67,9 +67,6 @@ func (c *Config) setDefaults() {
 	text(&c.Kubelet.ClusterDomain, defaultClusterDomain)
 	text(&c.Cells.Nametag, defaultNametag)
 	text(&c.Cells.SandboxImage, defaultSandboxImage)
-	if c.Cells.StatusInterval.Duration == 0 {
-		c.Cells.StatusInterval.Duration = defaultStatusInterval
-	}
 	if c.Cells.BootTimeout.Duration == 0 {
 		c.Cells.BootTimeout.Duration = defaultBootTimeout
 	}
@@ -104,8 +101,8 @@ func (c *Config) validate() error {
 	if c.Cells.DefaultVolumeSize.Cmp(resource.MustParse("1Gi")) < 0 {
 		bad("cells.defaultVolumeSize", "%s is less than 1Gi", c.Cells.DefaultVolumeSize.String())
 	}
-	if c.Cells.BootTimeout.Duration < 0 || c.Cells.StatusInterval.Duration < 0 {
-		bad("cells", "bootTimeout and statusInterval must not be negative")
+	if c.Cells.BootTimeout.Duration < 0 {
+		bad("cells.bootTimeout", "must not be negative")
 	}
 	for i, m := range c.Cells.RegistryMirrors {
 		key := fmt.Sprintf("cells.registryMirrors[%d]", i)

@@ -59,8 +59,9 @@ func (m *Manager) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	}
 	t := target{cell: cell.Name, uid: cell.UID, instance: cell.Status.InstanceID, addr: m.cfg.Address(&cell)}
 	// A cell that is draining is still talked to: its pod ends in good order,
-	// and its logs are fetched.
-	if t.addr == "" || cell.Status.Phase == v1beta1.CellTerminating || cell.Spec.NodeName != m.cfg.NodeName {
+	// and its logs are fetched. After that the Cell is deleted, and its end is
+	// no loss.
+	if t.addr == "" || cell.DeletionTimestamp != nil || cell.Status.Phase == v1beta1.CellTerminating || cell.Spec.NodeName != m.cfg.NodeName {
 		m.end(cell.Name)
 		return reconcile.Result{}, nil
 	}
