@@ -70,7 +70,7 @@ type WatchOptions struct {
 	From uint64
 	// Timeout ends the watch.
 	Timeout time.Duration
-	Clock   clock.WithTicker
+	Clock   clock.Clock
 	// Poke may be nil. A value on it means that the source may have changed
 	// without knowing it yet.
 	Poke <-chan struct{}
@@ -82,7 +82,7 @@ type WatchOptions struct {
 func ServeWatch(ctx context.Context, w http.ResponseWriter, src Source, o WatchOptions) error {
 	timeout := o.Clock.NewTimer(o.Timeout)
 	defer timeout.Stop()
-	bookmark := o.Clock.NewTicker(bookmarkInterval)
+	bookmark := o.Clock.NewTimer(bookmarkInterval)
 	defer bookmark.Stop()
 
 	stream := stream{w: w, flush: http.NewResponseController(w), kind: src.Kind()}
@@ -134,6 +134,7 @@ func ServeWatch(ctx context.Context, w http.ResponseWriter, src Source, o WatchO
 		case <-changed:
 		case <-o.Poke:
 		case <-bookmark.C():
+			bookmark.Reset(bookmarkInterval)
 			if o.Bookmarks && told < reached {
 				told = reached
 				stream.bookmark(reached, false)
