@@ -38,9 +38,10 @@ func (p *Provider) CellOfPod(ctx context.Context, namespace, name string) (*core
 
 // Pods is part of kubeletapi.Pods.
 func (p *Provider) Pods(ctx context.Context) (*corev1.PodList, error) {
-	pods := &corev1.PodList{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}}
+	pods := &corev1.PodList{}
 	if err := p.Client.List(ctx, pods); err != nil {
 		return nil, fmt.Errorf("listing the pods of the node: %w", err)
 	}
+	pods.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}
 	return pods, nil
 }

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -499,4 +500,30 @@ func (w *world) keptLog(container string) string {
 		w.t.Errorf("kept log of %s: %v", container, err)
 	}
 	return b.String()
+}
+
+// pokes are the requests in a reconciler's queue.
+type pokes struct {
+	workqueue.TypedRateLimitingInterface[reconcile.Request]
+}
+
+// takePokes has the present Kip poke into a new queue.
+func (w *world) takePokes() pokes {
+	w.t.Helper()
+	q := pokes{workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[reconcile.Request]())}
+	w.t.Cleanup(q.ShutDown)
+	if err := w.kip.takeQueue(w.t.Context(), q); err != nil {
+		w.t.Fatal(err)
+	}
+	return q
+}
+
+func (q pokes) drain() []types.NamespacedName {
+	var all []types.NamespacedName
+	for q.Len() > 0 {
+		r, _ := q.Get()
+		q.Done(r)
+		all = append(all, r.NamespacedName)
+	}
+	return all
 }
