@@ -234,6 +234,9 @@ func TestProbes(t *testing.T) {
 
 	ready := func(want ...string) func(*corev1.Pod) error {
 		return func(pod *corev1.Pod) error {
+			if len(pod.Status.ContainerStatuses) < len(pod.Spec.Containers) {
+				return errors.New("its containers were not started")
+			}
 			got := map[string]bool{}
 			for _, c := range pod.Status.ContainerStatuses {
 				if c.State.Running == nil {

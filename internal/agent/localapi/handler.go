@@ -1,10 +1,12 @@
 package localapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptrace"
@@ -17,6 +19,10 @@ import (
 // DefaultHold is how long a request waits for Kip to connect: longer than a
 // restart of Kip takes, shorter than what clients put up with.
 const DefaultHold = 10 * time.Second
+
+// maxBody bounds the body of a request, in bytes. Kip takes up to 3 MiB for the
+// status of a pod, and less for all else.
+const maxBody = 4 << 20
 
 // errNoKip ends a request that waited in vain.
 var errNoKip = errors.New("the cell has no connection to Kip")
@@ -50,8 +56,27 @@ func Handler(gateway http.RoundTripper, hold time.Duration, logger *slog.Logger)
 			writeStatus(w, http.StatusForbidden, "Forbidden", "paths below /kip/ are the agent's own")
 			return
 		}
+		if err := readBody(w, r); err != nil {
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				writeStatus(w, http.StatusRequestEntityTooLarge, "RequestEntityTooLarge", fmt.Sprintf("the request is larger than %d bytes", maxBody))
+			}
+			return // otherwise the client is gone
+		}
 		proxy.ServeHTTP(w, r)
 	})
+}
+
+// readBody takes the request's whole body into memory before any of it is sent
+// on. Kip refuses many a request before it has read the body. A client that
+// sees that stops sending, and then a proxy in the middle of passing the body
+// on would wait for its rest, and the client for the end of the answer.
+func readBody(w http.ResponseWriter, r *http.Request) error {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return err
+	}
+	r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
+	return nil
 }
 
 // holder bounds how long a request waits for a connection to Kip, and not how

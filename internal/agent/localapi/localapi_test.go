@@ -2,6 +2,7 @@ package localapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -230,5 +231,67 @@ func TestAgentsPathsAreRefused(t *testing.T) {
 		if resp.StatusCode != http.StatusForbidden {
 			t.Errorf("%s: status %d, want 403", path, resp.StatusCode)
 		}
+	}
+}
+
+// Kip refuses many a request without reading its body, and then the client
+// stops sending it. The answer must come to its end all the same.
+func TestRefusalsEnd(t *testing.T) {
+	upstream := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no", http.StatusForbidden)
+	}))
+	upstream.EnableHTTP2 = true
+	upstream.StartTLS()
+	t.Cleanup(upstream.Close)
+	target, err := url.Parse(upstream.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, _, c := start(t, roundTripper(func(r *http.Request) (*http.Response, error) {
+		out := r.Clone(r.Context())
+		out.URL.Scheme, out.URL.Host = target.Scheme, target.Host
+		return upstream.Client().Transport.RoundTrip(out)
+	}), time.Second)
+	c.Timeout = 5 * time.Second
+	for i := range 500 {
+		resp, err := c.Post(server+"/api/v1/nodes", "application/json", strings.NewReader(`{"kind":"Node"}`))
+		if err == nil {
+			_, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		if err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+	}
+}
+
+func TestBodies(t *testing.T) {
+	server, _, c := start(t, kip(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%d of %d", len(body), r.ContentLength)
+	}), time.Second)
+	for name, tc := range map[string]struct {
+		reason string
+		body   io.Reader
+		status int
+		want   string
+	}{
+		"None":     {"A request without a body stays one.", nil, http.StatusOK, "0 of 0"},
+		"Known":    {"The usual case.", strings.NewReader("12345"), http.StatusOK, "5 of 5"},
+		"Streamed": {"What a client sends piece by piece Kip gets as a whole.", io.MultiReader(strings.NewReader("12345")), http.StatusOK, "5 of 5"},
+		"Largest":  {"The limit itself is allowed.", bytes.NewReader(make([]byte, maxBody)), http.StatusOK, fmt.Sprintf("%d of %d", maxBody, maxBody)},
+		"TooLarge": {"A cell's memory is the pod's.", bytes.NewReader(make([]byte, maxBody+1)), http.StatusRequestEntityTooLarge, "RequestEntityTooLarge"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := c.Post(server+"/api", "application/json", tc.body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			text, err := io.ReadAll(resp.Body)
+			if err != nil || resp.StatusCode != tc.status || !strings.Contains(string(text), tc.want) {
+				t.Errorf("%s\ngot %s %s (%v), want %d %s", tc.reason, resp.Status, text, err, tc.status, tc.want)
+			}
+		})
 	}
 }
