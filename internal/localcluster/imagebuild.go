@@ -76,6 +76,11 @@ func layerTar(spec ImageSpec) ([]byte, error) {
 		}
 		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir[1:] + "/", Mode: mode})
 	}
+	for _, name := range append(sortedKeys(spec.Files), sortedKeys(spec.Links)...) {
+		if !path.IsAbs(name) || path.Clean(name) != name || name == "/" {
+			return nil, fmt.Errorf("%q is not an absolute path of a file", name)
+		}
+	}
 	if err := directory("/tmp"); err != nil {
 		return nil, err
 	}

@@ -109,6 +109,17 @@ func dockerArchive(open tarball.Opener, manifest tarball.Manifest) ([]namedImage
 // full name first.
 var ociNames = []string{"io.containerd.image.name", "org.opencontainers.image.ref.name"}
 
+// ociName is the image's name, empty where there is none: a tag alone names
+// nothing.
+func ociName(annotations map[string]string) string {
+	for _, key := range ociNames {
+		if ref := annotations[key]; strings.ContainsAny(ref, "/:") {
+			return ref
+		}
+	}
+	return ""
+}
+
 func ociArchive(path, dir string) ([]namedImage, error) {
 	if err := untar(path, dir); err != nil {
 		return nil, err
@@ -123,12 +134,7 @@ func ociArchive(path, dir string) ([]namedImage, error) {
 	}
 	var images []namedImage
 	for _, d := range manifest.Manifests {
-		var ref string
-		for _, key := range ociNames {
-			if ref = d.Annotations[key]; strings.Contains(ref, "/") || strings.Contains(ref, ":") {
-				break
-			}
-		}
+		ref := ociName(d.Annotations)
 		if ref == "" {
 			return nil, fmt.Errorf("image %s has no name: annotate it with %s", d.Digest, ociNames[0])
 		}

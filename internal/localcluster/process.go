@@ -155,14 +155,27 @@ func (ps processes) awaitReady(ctx context.Context, p process, exited <-chan err
 		probe, done := context.WithTimeout(ctx, 2*time.Second)
 		err := p.Ready(probe)
 		done()
+		// Who answers may be another program on the same port: first of all the
+		// process must live.
+		_, alive, findErr := ps.find(p.Name)
+		if findErr != nil {
+			return findErr
+		}
+		if !alive {
+			how := "see its log"
+			select {
+			case exit := <-exited:
+				how = fmt.Sprint(exit)
+			case <-time.After(time.Second): // an earlier command's child
+			}
+			return fmt.Errorf("%s ended (%s); its log (%s) ends with:\n%s", p.Name, how, ps.logPath(p.Name), tail(ps.logPath(p.Name), 15))
+		}
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready: %w; its log (%s) ends with:\n%s", p.Name, err, ps.logPath(p.Name), tail(ps.logPath(p.Name), 15))
-		case exit := <-exited:
-			return fmt.Errorf("%s ended (%v); its log (%s) ends with:\n%s", p.Name, exit, ps.logPath(p.Name), tail(ps.logPath(p.Name), 15))
 		case <-tick.C:
 		}
 	}
@@ -183,6 +196,9 @@ func (ps processes) stop(ctx context.Context, p process) error {
 			return fmt.Errorf("ending %s (pid %d): %w", p.Name, r.PID, err)
 		}
 		if !awaitEnd(ctx, r, grace) {
+			if ctx.Err() != nil {
+				return fmt.Errorf("waiting for %s (pid %d) to end: %w", p.Name, r.PID, ctx.Err())
+			}
 			if err := ps.kill(p.Name); err != nil {
 				return err
 			}

@@ -47,8 +47,11 @@ func (c *Cluster) vpcID(ctx context.Context) (string, error) {
 	var vpc struct {
 		ID string `json:"vpcId"`
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&vpc); err != nil || vpc.ID == "" {
+	if err := json.NewDecoder(resp.Body).Decode(&vpc); err != nil {
 		return "", fmt.Errorf("asking ec2local for its VPC: it answered %s: %w", resp.Status, err)
+	}
+	if vpc.ID == "" {
+		return "", fmt.Errorf("asking ec2local for its VPC: it answered %s and names none", resp.Status)
 	}
 	return vpc.ID, nil
 }
