@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"maps"
 
-	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/types"
-
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -108,15 +108,16 @@ func (p *Provider) cell(name string) *v1beta1.Cell {
 	return cell
 }
 
-// bound returns the cell and its pod if uid is the pod's.
+// bound returns the cell and its pod if uid is the pod's. The error is the API
+// server's NotFound, which the kubelet understands.
 func (p *Provider) bound(name string, uid types.UID) (*v1beta1.Cell, *corev1.Pod, error) {
 	cell := p.cell(name)
 	if cell == nil || cell.Spec.Pod == nil || cell.Spec.Pod.UID != uid {
-		return nil, nil, fmt.Errorf("cell %s does not run pod %s", name, uid)
+		return nil, nil, apierrors.NewNotFound(corev1.Resource("pods"), string(uid))
 	}
 	pod := p.podOf(cell)
 	if pod == nil {
-		return nil, nil, fmt.Errorf("pod %s/%s (%s) does not exist any more", cell.Spec.Pod.Namespace, cell.Spec.Pod.Name, uid)
+		return nil, nil, apierrors.NewNotFound(corev1.Resource("pods"), cell.Spec.Pod.Name)
 	}
 	return cell, pod, nil
 }

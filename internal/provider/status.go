@@ -109,6 +109,7 @@ func cellReady(cell *v1beta1.Cell, now metav1.Time) corev1.PodCondition {
 	if ready := meta.FindStatusCondition(cell.Status.Conditions, v1beta1.ConditionReady); ready != nil {
 		c.Status = corev1.ConditionStatus(ready.Status)
 		c.Reason, c.Message = ready.Reason, ready.Message
+		c.LastTransitionTime = ready.LastTransitionTime
 	}
 	return c
 }
