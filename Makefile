@@ -66,10 +66,10 @@ verify: generate lint ## Check that what is generated is up to date, and lint
 	if [ -n "$$stale" ]; then echo "Not committed after make generate:"; echo "$$stale"; exit 1; fi
 
 bench-start: deps tools build ## Measure how long pods take to start (docs/benchmarks)
-	bin/kip-local bench start
+	CGO_ENABLED=0 go run ./test/bench start
 
 bench-overhead: deps tools build ## Measure the memory a cell needs beside its pod (docs/benchmarks)
-	bin/kip-local bench overhead
+	CGO_ENABLED=0 go run ./test/bench overhead
 
 deps-test:
 	@$(build-tools) deps run test

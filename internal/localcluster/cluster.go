@@ -30,6 +30,9 @@ type Config struct {
 	Dir string
 	// Root is Kip's source tree, with .cache/tools/bin, bin and kustomize.
 	Root string
+	// BootDelay is how long instances stay pending before they boot. It may be
+	// changed at any time; Up and Start bring it into effect.
+	BootDelay time.Duration
 	// Progress is told, in one line each, what is being done.
 	Progress func(format string, args ...any)
 }

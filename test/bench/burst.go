@@ -7,9 +7,15 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/elotl/kip/v2/internal/localcluster"
 )
 
 const burstImage = "bench-standin"
+
+// bootDelay keeps the instances of a burst from booting while others are still
+// being launched. On EC2 they do not boot on Kip's processors.
+const bootDelay = 5 * time.Second
 
 // burst makes pods at a steady pace. Their cells have the real agent but no
 // kubelet and no container runtime: dozens of those that start at once on one
@@ -26,6 +32,10 @@ func (r runner) burst(ctx context.Context, o startOptions) ([]sample, error) {
 	}
 	if err := r.useImages(ctx, burstImage); err != nil {
 		return nil, fmt.Errorf("having Kip use other images: %w", err)
+	}
+	r.BootDelay = bootDelay
+	if err := r.Start(ctx, localcluster.EC2Local); err != nil {
+		return nil, fmt.Errorf("having instances boot later: %w", err)
 	}
 	// Kip has started anew: what it reads once is read by the first.
 	if _, err := r.wave(ctx, "warm", 1, o.rate); err != nil {
