@@ -51,7 +51,7 @@ func TestContainerNamesLeadNowhere(t *testing.T) {
 // be Kip's memory.
 func TestALineWithoutEnd(t *testing.T) {
 	s := newStore(t)
-	const size = 64 << 20
+	const size = 16 << 20
 	line := io.LimitReader(endless{}, size)
 	src := Source{Container: "app", Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(line), nil }}
 	var before, after runtime.MemStats

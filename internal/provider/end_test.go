@@ -13,7 +13,7 @@ import (
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
-// finished has a pod run and end; the API server knows it, the cell is there.
+// finishedPod has a pod run and end; the API server knows it, the cell is there.
 func finishedPod(t *testing.T, change ...func(*world)) *world {
 	t.Helper()
 	w := newWorld(t)
@@ -32,12 +32,15 @@ func finishedPod(t *testing.T, change ...func(*world)) *world {
 
 func TestEndedPod(t *testing.T) {
 	w := finishedPod(t)
+	if c := w.cellReadyOf(); c.Status != corev1.ConditionFalse || c.Reason != v1beta1.ReasonTerminating {
+		t.Errorf("nobody corrects an ended pod's condition later: %+v", c)
+	}
 	w.must()
 	w.wantCell(0, true)
 	if got := w.keptLog("app"); got != "hello\n" {
 		t.Errorf("kept %q", got)
 	}
-	if asked := strings.Join(w.kubelet.asked, " "); asked != "/kubelet/containerLogs/default/web/app?timestamps=true" {
+	if asked := strings.Join(w.kubelet.asked, " "); asked != "/kip/v1/podlogs/default_web_"+string(testUID)+"/app/0.log" {
 		t.Errorf("asked for %s, want the one container that ran", asked)
 	}
 	w.terminated()
@@ -131,13 +134,14 @@ func TestLogsAreGivenUp(t *testing.T) {
 func TestLogsThatTheKubeletDoesNotHave(t *testing.T) {
 	ran := func(w *world) {
 		w.kubelet.answer = func(path string) (int, string) {
-			if strings.Contains(path, "/sidecar") || strings.Contains(path, "previous") {
+			if strings.Contains(path, "/sidecar") || strings.Contains(path, "previous") || strings.HasSuffix(path, "/0.log") {
 				return http.StatusBadRequest, "not found"
 			}
 			return http.StatusOK, "2026-01-02T03:04:05Z hello\n"
 		}
 	}
 	status := statusOf(corev1.PodFailed)
+	status.ContainerStatuses[0].RestartCount = 1
 	status.ContainerStatuses[0].LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ContainerID: "containerd://before"}
 
 	t.Run("previous run", func(t *testing.T) {
@@ -167,6 +171,44 @@ func TestLogsThatTheKubeletDoesNotHave(t *testing.T) {
 			t.Errorf("kept %q", got)
 		}
 	})
+}
+
+// TestLogsWithoutTheirFile: what the agent does not have, the kubelet is asked for.
+func TestLogsWithoutTheirFile(t *testing.T) {
+	w := finishedPod(t, func(w *world) {
+		w.kubelet.answer = func(path string) (int, string) {
+			if path == "/kubelet/containerLogs/default/web/app?timestamps=true" {
+				return http.StatusOK, "2026-01-02T03:04:05Z hello\n"
+			}
+			return http.StatusNotFound, "no such file"
+		}
+	})
+	w.must()
+	w.wantCell(0, true)
+	if got := w.keptLog("app"); got != "hello\n" {
+		t.Errorf("kept %q", got)
+	}
+}
+
+// TestEndIsNotWaitedFor: the kubelet's word that all is over ends the pod, a
+// second before its phase does.
+func TestEndIsNotWaitedFor(t *testing.T) {
+	w := newWorld(t)
+	w.running(policy(corev1.RestartPolicyNever))
+	s := statusOf(corev1.PodSucceeded)
+	s.Phase = corev1.PodRunning
+	for _, c := range w.pod().Spec.Containers[1:] {
+		other := s.ContainerStatuses[0]
+		other.Name, other.ContainerID = c.Name, ""
+		s.ContainerStatuses = append(s.ContainerStatuses, other)
+	}
+	condition(&s, corev1.ContainersReady).Reason = "PodCompleted"
+	w.report(s)
+	w.settle()
+	if phase := w.pod().Status.Phase; phase != corev1.PodSucceeded {
+		t.Errorf("the pod is %s", phase)
+	}
+	w.wantCell(0, true)
 }
 
 // TestNamesInAStatusLeadNowhere: the status is the word of a cell, whose root

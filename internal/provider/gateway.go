@@ -132,6 +132,7 @@ func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, s
 	if instanceGone(cell) {
 		return nil, fmt.Errorf("the instance of cell %s is gone", name)
 	}
+	conclude(pod, &status)
 	p.setReported(uid, name, status)
 	p.poke(client.ObjectKeyFromObject(pod))
 	pod.Status = compose(&pod.Status, &status, cellReady(cell, metav1.NewTime(p.Clock.Now())))

@@ -107,10 +107,10 @@ func (p *Provider) logSources(pod *corev1.Pod, cell string, believe bool) []podl
 		if !ok {
 			return
 		}
-		sources = append(sources, p.logSource(pod, cell, name, false, believe))
+		sources = append(sources, p.logSource(pod, cell, name, s.RestartCount, false, believe))
 		if t := s.LastTerminationState.Terminated; t != nil && t.ContainerID != "" {
 			// The kubelet may have removed the run before the last: that is no fault.
-			sources = append(sources, p.logSource(pod, cell, name, true, true))
+			sources = append(sources, p.logSource(pod, cell, name, s.RestartCount-1, true, true))
 		}
 	}
 	for i := range pod.Spec.InitContainers {
@@ -125,25 +125,33 @@ func (p *Provider) logSources(pod *corev1.Pod, cell string, believe bool) []podl
 	return sources
 }
 
-// logSource is one log in the cell. With believe, a kubelet that refuses to
-// show it is taken to have none.
-func (p *Provider) logSource(pod *corev1.Pod, cell, container string, previous, believe bool) podlogs.Source {
+// logSource is one log in the cell: of the container's run with this number, as
+// the kubelet counts restarts. With believe, a kubelet that refuses to show it is
+// taken to have none.
+func (p *Provider) logSource(pod *corev1.Pod, cell, container string, run int32, previous, believe bool) podlogs.Source {
 	return podlogs.Source{Container: container, Previous: previous, Open: func(ctx context.Context) (io.ReadCloser, error) {
 		transport, err := p.Transport(cell)
 		if err != nil {
 			return nil, err
 		}
+		// The file itself: a kubelet sends a log line by line, of 10 MiB for
+		// seconds.
+		resp, err := get(ctx, transport, url.URL{Scheme: "https", Host: cell,
+			Path: fmt.Sprintf("/kip/v1/podlogs/%s_%s_%s/%s/%d.log", pod.Namespace, pod.Name, pod.UID, container, run)})
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode == http.StatusOK {
+			return podlogs.FromFile(resp.Body), nil
+		}
+		resp.Body.Close()
+
 		query := url.Values{"timestamps": {"true"}}
 		if previous {
 			query.Set("previous", "true")
 		}
-		u := url.URL{Scheme: "https", Host: cell, RawQuery: query.Encode(),
-			Path: "/kubelet/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + container}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-		if err != nil {
-			return nil, err
-		}
-		resp, err := transport.RoundTrip(req)
+		resp, err = get(ctx, transport, url.URL{Scheme: "https", Host: cell, RawQuery: query.Encode(),
+			Path: "/kubelet/containerLogs/" + pod.Namespace + "/" + pod.Name + "/" + container})
 		if err != nil {
 			return nil, err
 		}
@@ -160,6 +168,14 @@ func (p *Provider) logSource(pod *corev1.Pod, cell, container string, previous, 
 		}
 		return nil, err
 	}}
+}
+
+func get(ctx context.Context, transport http.RoundTripper, u url.URL) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	return transport.RoundTrip(req)
 }
 
 // Sweep forgets, at once and from time to time until ctx ends, what is kept of

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
 func TestLostCell(t *testing.T) {
@@ -66,6 +68,9 @@ func TestLostCell(t *testing.T) {
 			s := w.pod().Status
 			if s.Phase != corev1.PodFailed || s.Reason != "CellLost" || !strings.Contains(s.Message, "is gone") {
 				t.Errorf("status %+v", s)
+			}
+			if c := w.cellReadyOf(); c.Status != corev1.ConditionFalse || c.Reason == v1beta1.ReasonPending {
+				t.Errorf("CellReady %+v", c)
 			}
 			if term := s.ContainerStatuses[0].State.Terminated; term == nil || term.ExitCode != 137 {
 				t.Errorf("container %+v", s.ContainerStatuses[0])

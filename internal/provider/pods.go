@@ -42,6 +42,7 @@ func (p *Provider) Pods(ctx context.Context) (*corev1.PodList, error) {
 	if err := p.Client.List(ctx, pods); err != nil {
 		return nil, fmt.Errorf("listing the pods of the node: %w", err)
 	}
-	pods.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}
+	// A kubelet's list has no version, and the cache's none that means anything.
+	pods.TypeMeta, pods.ListMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, metav1.ListMeta{}
 	return pods, nil
 }

@@ -114,6 +114,15 @@ func cellReady(cell *v1beta1.Cell, now metav1.Time) corev1.PodCondition {
 	return c
 }
 
+// lastCellReady is the condition of a pod that ended. It is written with the
+// final status and never again, so it says what is about to happen.
+func lastCellReady(c corev1.PodCondition) corev1.PodCondition {
+	if c.Reason != v1beta1.ReasonInstanceGone {
+		c.Status, c.Reason, c.Message = corev1.ConditionFalse, v1beta1.ReasonTerminating, "the pod ended: its logs are kept and its instance is terminated"
+	}
+	return c
+}
+
 // report hands the pod's status to the library when the API server's differs.
 // A final status stands.
 func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
@@ -123,7 +132,11 @@ func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
 	p.mu.Lock()
 	notify := p.notify
 	p.mu.Unlock()
-	status := compose(&pod.Status, p.known(pod.UID).reported, ready)
+	reported := p.known(pod.UID).reported
+	if reported != nil && terminal(reported.Phase) {
+		ready = lastCellReady(ready)
+	}
+	status := compose(&pod.Status, reported, ready)
 	if notify == nil || equality.Semantic.DeepEqual(status, pod.Status) {
 		return
 	}
