@@ -48,6 +48,7 @@ func main() {
 		MetadataEndpoint: *metadata,
 		ProgramDir:       *programs,
 		NetworkPluginDir: *plugins,
+		PodLogDir:        "/var/log/pods",
 		ContainerGrace:   *grace,
 		Logger:           logger,
 	})

@@ -38,6 +38,8 @@ type Config struct {
 	// ProgramDir holds kubelet, containerd, its shim, runc, and kube-proxy if
 	// the image has it; NetworkPluginDir the CNI plugins.
 	ProgramDir, NetworkPluginDir string
+	// PodLogDir is where the kubelet has containers' log files.
+	PodLogDir string
 	// ContainerGrace is how long containers have to end before power off.
 	ContainerGrace time.Duration
 	Logger         *slog.Logger

@@ -28,6 +28,8 @@ func (a *Agent) handler(doc userdata.Document, toKubelet http.Handler) http.Hand
 		w.WriteHeader(http.StatusAccepted)
 		a.PowerOff("Kip asked for it")
 	})
+	// The kubelet sends logs too, but a line at a time.
+	mux.Handle("GET /kip/v1/podlogs/", http.StripPrefix("/kip/v1/podlogs", http.FileServer(http.Dir(a.PodLogDir))))
 	mux.Handle("/kubelet/", http.StripPrefix("/kubelet", toKubelet))
 	return mux
 }

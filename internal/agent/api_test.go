@@ -2,9 +2,13 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -15,7 +19,7 @@ import (
 
 func newTestAPI(t *testing.T, toKubelet http.Handler) (*Agent, *httptest.Server) {
 	t.Helper()
-	a := New(Config{Version: "v2.0.0", StartedAt: time.Now(), Logger: slog.New(slog.DiscardHandler)})
+	a := New(Config{Version: "v2.0.0", StartedAt: time.Now(), PodLogDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
 	server := httptest.NewServer(a.handler(userdata.Document{Cell: "cell-1"}, toKubelet))
 	t.Cleanup(server.Close)
 	return a, server
@@ -33,7 +37,7 @@ func TestStatus(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
 		t.Fatal(err)
 	}
-	if s.Version != "v2.0.0" || s.Cell != "cell-1" || len(s.Boot) != 1 || len(s.Memory) != 1 || s.Memory[0].AnonymousKiB == 0 {
+	if s.Version != "v2.0.0" || s.Cell != "cell-1" || len(s.Boot) != 1 || len(s.Memory) == 0 || s.Memory[0].AnonymousKiB == 0 {
 		t.Errorf("status %+v", s)
 	}
 }
@@ -68,6 +72,32 @@ func TestKubeletPathsLoseTheirPrefix(t *testing.T) {
 	resp.Body.Close()
 	if got := resp.Header.Get("Seen"); got != "/containerLogs/ns/pod/c?follow=true" {
 		t.Errorf("the kubelet sees %q", got)
+	}
+}
+
+func TestPodLogs(t *testing.T) {
+	a, server := newTestAPI(t, http.NotFoundHandler())
+	dir := filepath.Join(a.PodLogDir, "ns_pod_uid", "c")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "0.log"), []byte("a line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"/ns_pod_uid/c/0.log": "200 a line\n",
+		"/ns_pod_uid/c/1.log": "404 404 page not found\n",
+		"/../../etc/hostname": "404 404 page not found\n",
+	} {
+		resp, err := http.Get(server.URL + "/kip/v1/podlogs" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if got := fmt.Sprintf("%d %s", resp.StatusCode, text); got != want {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
 	}
 }
 

@@ -197,10 +197,15 @@ func TestEndIsNotWaitedFor(t *testing.T) {
 	w.running(policy(corev1.RestartPolicyNever))
 	s := statusOf(corev1.PodSucceeded)
 	s.Phase = corev1.PodRunning
-	for _, c := range w.pod().Spec.Containers[1:] {
-		other := s.ContainerStatuses[0]
-		other.Name, other.ContainerID = c.Name, ""
-		s.ContainerStatuses = append(s.ContainerStatuses, other)
+	ended := s.ContainerStatuses[0]
+	s.InitContainerStatuses, s.ContainerStatuses = nil, nil
+	for _, c := range w.pod().Spec.InitContainers {
+		ended.Name = c.Name
+		s.InitContainerStatuses = append(s.InitContainerStatuses, ended)
+	}
+	for _, c := range w.pod().Spec.Containers {
+		ended.Name = c.Name
+		s.ContainerStatuses = append(s.ContainerStatuses, ended)
 	}
 	condition(&s, corev1.ContainersReady).Reason = "PodCompleted"
 	w.report(s)
