@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/elotl/kip/v2/internal/localcluster"
 )
 
@@ -29,6 +31,18 @@ func (b *bench) kipLog() (map[string]*cellLog, error) {
 		return nil, err
 	}
 	return parseKipLog(string(text))
+}
+
+// cellOf is what Kip's log says about the pod's cell.
+func (b *bench) cellOf(pod *corev1.Pod) (*cellLog, error) {
+	log, err := b.kipLog()
+	if err != nil {
+		return nil, err
+	}
+	if log[pod.Name] == nil {
+		return nil, fmt.Errorf("there is nothing about pod %s in Kip's log", pod.Name)
+	}
+	return log[pod.Name], nil
 }
 
 func parseKipLog(text string) (map[string]*cellLog, error) {
@@ -73,7 +87,7 @@ func parseKipLog(text string) (map[string]*cellLog, error) {
 			err = at(&c.connected, 0)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("Kip's log, %q: %w", strings.TrimSpace(line), err)
+			return nil, fmt.Errorf("reading Kip's log, %q: %w", strings.TrimSpace(line), err)
 		}
 	}
 	return byPod, nil

@@ -39,13 +39,9 @@ func (b *bench) overhead(ctx context.Context, settle time.Duration, out *documen
 	if _, err := watch.await(ctx, pod, func(s seen) bool { return !s.ready.IsZero() }); err != nil {
 		return err
 	}
-	log, err := b.kipLog()
+	cell, err := b.cellOf(pod)
 	if err != nil {
 		return err
-	}
-	cell := log[pod.Name]
-	if cell == nil {
-		return fmt.Errorf("Kip's log does not tell of pod %s", pod.Name)
 	}
 	m, err := b.machine(cell.instance)
 	if err != nil {

@@ -124,13 +124,9 @@ func (r runner) onNode(ctx context.Context, pod *corev1.Pod, s *sample) error {
 
 // onCell adds what Kip and the cell know.
 func (r runner) onCell(ctx context.Context, pod *corev1.Pod, s *sample) error {
-	log, err := r.kipLog()
+	cell, err := r.cellOf(pod)
 	if err != nil {
 		return err
-	}
-	cell := log[pod.Name]
-	if cell == nil {
-		return fmt.Errorf("Kip's log does not tell of pod %s", pod.Name)
 	}
 	if err := r.outside(ctx, cell, s); err != nil {
 		return err

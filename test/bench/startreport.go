@@ -26,6 +26,11 @@ func writeStart(d *document, env environment, o startOptions, onCells, onNode, i
 	d.printf("Beside enrolment, in the cell:\n\n")
 	writeSteps(d, onCells, []step{listening, kubeletStarted, kubeletAsked, sawPod})
 
+	d.printf("Two waits in there are the stock kubelet's own. When it starts, it looks whether it has its Node, and if it has not,\n" +
+		"looks again after 1 s (WaitForAPIServerSyncPeriod): that is nearly all the time from its first request until it sees the\n" +
+		"pod. And it looks whether a pod's volumes are mounted at once and then after 300 ms (podAttachAndMountRetryInterval):\n" +
+		"that is nearly all the time until the sandbox, there and on the ordinary node.\n\n")
+
 	d.printf("## The same pods on an ordinary node (%d pods)\n\n", len(onNode))
 	d.printf("Stock containerd and kubelet on another instance of the same machine, which is up and ready and has both images; started in\n" +
 		"turn with the pods above. Its kubelet speaks to the API server itself.\n\n")
@@ -34,9 +39,9 @@ func writeStart(d *document, env environment, o startOptions, onCells, onNode, i
 
 	if len(inBurst) > 0 {
 		d.printf("## A burst: %d pods at %g per second\n\n", len(inBurst), o.rate)
-		d.printf("ec2local answers RunInstances at once and boots the instances meanwhile, on the same processors. Their agents are real and enrol;\n" +
-			"kubelet and containerd are replaced by programs that do nothing, so that Kip is measured and not how many kubelets\n" +
-			"two processors can start side by side.\n\n")
+		d.printf("ec2local answers RunInstances at once and boots each instance %s later, when the last was launched. Their agents are real\n"+
+			"and enrol; kubelet and containerd are replaced by programs that do nothing, so that Kip is measured and not how many\n"+
+			"kubelets a few processors can start side by side. API server, scheduler, etcd and ec2local share the processors with Kip.\n\n", bootDelay)
 		writeSteps(d, inBurst, []step{bound, written, sent, launched, listening, agentReached, enrolled, connected})
 	}
 }
