@@ -3,9 +3,12 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
@@ -20,11 +23,13 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-const usage = `usage: testimage serve [-state DIR] | print BYTES
+const usage = `usage: testimage serve [-state DIR] | print BYTES | get URL
 
 serve   answers health checks: http on 8080, tcp on 9090, grpc on 9091; each is
         healthy when the file http, tcp or grpc exists in DIR
-print   writes numbered lines of exactly BYTES bytes in all`
+print   writes numbered lines of exactly BYTES bytes in all
+get     prints the answer to a request; with the pod's own service account, if it
+        is for HTTPS`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -54,8 +59,45 @@ func run(args []string) error {
 			return err
 		}
 		return write(n)
+	case "get":
+		if len(args) != 2 {
+			return errors.New(usage)
+		}
+		return get(args[1])
 	}
 	return errors.New(usage)
+}
+
+// get prints the answer to a GET. Servers with TLS are trusted by the cluster's
+// CA, and told the pod's token.
+func get(url string) error {
+	client := &http.Client{Timeout: 10 * time.Second}
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	if req.URL.Scheme == "https" {
+		const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
+		ca, err := os.ReadFile(account + "ca.crt")
+		if err != nil {
+			return err
+		}
+		token, err := os.ReadFile(account + "token")
+		if err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(ca)
+		client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+		req.Header.Set("Authorization", "Bearer "+string(token))
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(os.Stdout, resp.Body)
+	return err
 }
 
 // write prints numbered lines until exactly n bytes are out.
