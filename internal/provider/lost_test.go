@@ -263,3 +263,17 @@ func TestVerdictsBeforeTheLibraryListens(t *testing.T) {
 		t.Error("the verdict was lost")
 	}
 }
+
+// TestVerdictAndLastWordAtOnce: the kubelet's report came while the loss was
+// being judged.
+func TestVerdictAndLastWordAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.running(policy(corev1.RestartPolicyNever))
+	pod := w.pod()
+	w.report(statusOf(corev1.PodSucceeded))
+	w.kip.setVerdict(pod, corev1.PodStatus{Phase: corev1.PodFailed})
+	w.settle()
+	if got := w.pod().Status.Phase; got != corev1.PodSucceeded {
+		t.Errorf("the pod is %s", got)
+	}
+}
