@@ -21,6 +21,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -113,7 +114,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			return t.PodCapacity(), true
 		},
 		Transport: transport, Following: func(cell string) bool { return kubelet.Following(cell) }, Logs: logs,
-		Recorder: mgr.GetEventRecorderFor("kip"), Clock: clock.RealClock{}, Log: log,
+		Recorder: eventRecorder(mgr), Clock: clock.RealClock{}, Log: log,
 	})
 	if err := pods.SetupWithManager(ctx, mgr); err != nil {
 		return err
@@ -128,7 +129,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	dialer := tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: clientCertificate.Certificate, Roots: ca.Roots(), Logger: log})
 	connections, err = connection.New(connection.Config{
 		NodeName: o.NodeName, Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Dialer: dialer, Authority: ca, Gateway: cells.ForCell,
-		Events: mgr.GetEventRecorderFor("kip"), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
+		Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {
 		return err
@@ -220,7 +221,7 @@ func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: volumeGiB(cfg)},
 		UserData:    userData(cfg, o, ca),
 		Clock:       clock.RealClock{},
-		Events:      mgr.GetEventRecorderFor("kip"),
+		Events:      eventRecorder(mgr),
 		Metrics:     metrics.Registry,
 		Logger:      log,
 		BootTimeout: cfg.Cells.BootTimeout.Duration,
@@ -233,12 +234,18 @@ func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 	}
 	garbage, err := garbagecollection.New(garbagecollection.Config{
 		Cloud: cloud, Cells: mgr.GetClient(), Live: mgr.GetAPIReader(), NodeName: o.NodeName, Clock: clock.RealClock{},
-		Events: mgr.GetEventRecorderFor("kip"), Metrics: metrics.Registry, Logger: log,
+		Events: eventRecorder(mgr), Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {
 		return err
 	}
 	return mgr.Add(garbage)
+}
+
+// eventRecorder is client-go's first kind of recorder: its events are counted
+// up, not repeated, when a cause stays.
+func eventRecorder(mgr ctrl.Manager) record.EventRecorder {
+	return mgr.GetEventRecorderFor("kip") //nolint:staticcheck // deprecated for a kind with another interface
 }
 
 // volumeGiB is the default size of root volumes, in whole GiB.

@@ -92,10 +92,10 @@ func (s *Server) passThrough(w http.ResponseWriter, r *http.Request, t target, r
 			pr.Out.URL.RawPath = ""
 			removeCredentials(pr.Out.Header)
 		},
-		Transport: transport,
+		Transport:      transport,
 		ModifyResponse: kubeletAnswered,
-		FlushInterval: -1,
-		ErrorLog:      slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
+		FlushInterval:  -1,
+		ErrorLog:       slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 		ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) {
 			if r.Context().Err() != nil {
 				return // the caller left

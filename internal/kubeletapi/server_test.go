@@ -397,9 +397,13 @@ func TestCellThatFails(t *testing.T) {
 		code   int
 		want   string
 	}{
-		"breaks off":    {"no answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 502, "cell cell-1"},
-		"kubelet away":  {"the agent says so", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "the kubelet cannot be reached", 502) }, 502, "the kubelet cannot be reached"},
-		"redirects":     {"the API server must not follow a cell", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://169.254.169.254/", 307) }, 502, "307"},
+		"breaks off": {"no answer", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 502, "cell cell-1"},
+		"kubelet away": {"the agent says so", func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "the kubelet cannot be reached", http.StatusBadGateway)
+		}, 502, "the kubelet cannot be reached"},
+		"redirects": {"the API server must not follow a cell", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://169.254.169.254/", http.StatusTemporaryRedirect)
+		}, 502, "307"},
 		"kubelet's 400": {"the kubelet's own word", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "waiting to start", 400) }, 400, "waiting to start"},
 	} {
 		h.cell = tc.cell
@@ -458,7 +462,7 @@ func TestCellGoesWhileItIsAsked(t *testing.T) {
 			h.cell = func(http.ResponseWriter, *http.Request) { keep(); panic(http.ErrAbortHandler) }
 		},
 		"kubelet is ended": func(h *harness, keep func()) {
-			h.cell = func(w http.ResponseWriter, _ *http.Request) { keep(); http.Error(w, "away", 502) }
+			h.cell = func(w http.ResponseWriter, _ *http.Request) { keep(); http.Error(w, "away", http.StatusBadGateway) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -122,7 +123,7 @@ func downCommand(cfg *Config) *cobra.Command {
 		Use: "down", Args: cobra.NoArgs,
 		Short: "End the cluster and remove everything it made",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := os.Stat(cfg.Dir); err != nil {
+			if _, err := os.Stat(cfg.Dir); errors.Is(err, fs.ErrNotExist) {
 				cfg.Progress("there is no cluster %q in %s: nothing to end", cfg.Name, cfg.Dir)
 				return nil
 			}

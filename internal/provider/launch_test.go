@@ -73,7 +73,12 @@ func TestCellIsMadeOnceWhateverTheCacheSays(t *testing.T) {
 func TestLostAnswerOfCreate(t *testing.T) {
 	w := newWorld(t)
 	w.add()
-	w.lost = func(string) error { return errors.New("connection lost") }
+	w.lost = func(call string) error {
+		if call == "create cell" {
+			return errors.New("connection lost")
+		}
+		return nil
+	}
 	if _, err := w.reconcile(); err == nil {
 		t.Fatal("an error must bring the reconciler back")
 	}

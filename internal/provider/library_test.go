@@ -191,7 +191,7 @@ func TestLibraryNeverForgetsAPod(t *testing.T) {
 func TestLibraryLog(t *testing.T) {
 	var out bytes.Buffer
 	log := libraryLog{slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	var l vklog.Logger = log.WithField("key", "default/web").WithFields(vklog.Fields{"n": 1, "nil": nil}).WithError(errors.New("cause"))
+	l := log.WithField("key", "default/web").WithFields(vklog.Fields{"n": 1, "nil": nil}).WithError(errors.New("cause"))
 	for name, tc := range map[string]struct {
 		call func()
 		want string

@@ -19,11 +19,11 @@ func UseLibraryLog(log *slog.Logger) { vklog.L = libraryLog{log.With("component"
 var _ vklog.Logger = libraryLog{}
 
 func (l libraryLog) print(level slog.Level, args []any) {
-	l.log.Log(context.Background(), level, fmt.Sprint(args...))
+	l.log.Log(context.Background(), level, fmt.Sprint(args...)) //nolint:sloglint // the text is the library's
 }
 
 func (l libraryLog) printf(level slog.Level, format string, args []any) {
-	l.log.Log(context.Background(), level, fmt.Sprintf(format, args...))
+	l.log.Log(context.Background(), level, fmt.Sprintf(format, args...)) //nolint:sloglint // the text is the library's
 }
 
 func (l libraryLog) Debug(args ...any)            { l.print(slog.LevelDebug, args) }

@@ -124,7 +124,8 @@ func (w *world) written(pod *corev1.Pod) {
 		return
 	}
 	now.Status = pod.Status
-	if err := w.api.Status().Update(context.Background(), &now); err != nil {
+	err := w.hook("write status", func() error { return w.api.Status().Update(context.Background(), &now) })
+	if err != nil && !errors.Is(err, errKilled) {
 		w.t.Error(err)
 	}
 }
@@ -474,6 +475,9 @@ type fakeKubelet struct {
 	mu          sync.Mutex
 	unreachable error
 	asked       []string
+	// said is the phase that it reported last; ended: nothing of the pod is left.
+	said  corev1.PodPhase
+	ended bool
 	// answer is the answer to a path with query; 200 and one line if nil.
 	answer func(path string) (int, string)
 }
@@ -526,4 +530,24 @@ func (q pokes) drain() []types.NamespacedName {
 		all = append(all, r.NamespacedName)
 	}
 	return all
+}
+
+// kubeletSays has the kubelet report a phase, and remember it.
+func (w *world) kubeletSays(phase corev1.PodPhase) {
+	w.kubelet.said = phase
+	w.kubeletRepeats()
+}
+
+// kubeletRepeats: a kubelet says again what the API server does not show.
+func (w *world) kubeletRepeats() {
+	cell, pod := w.cell(), w.pod()
+	if pod == nil || cell == nil || cell.DeletionTimestamp != nil || instanceGone(cell) || cell.Status.Enrolment == nil {
+		return
+	}
+	if w.kubelet.ended {
+		_ = w.kip.PodTerminated(w.t.Context(), cell.Name, pod.UID)
+	}
+	if shown := w.kip.Pod(cell.Name); w.kubelet.said != "" && shown != nil && shown.Status.Phase != w.kubelet.said {
+		_, _ = w.kip.SetPodStatus(w.t.Context(), cell.Name, pod.UID, statusOf(w.kubelet.said))
+	}
 }
