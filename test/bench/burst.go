@@ -47,6 +47,10 @@ func (r runner) burst(ctx context.Context, o startOptions) ([]sample, error) {
 
 // wave makes pods, waits until all their cells are connected, and removes them.
 func (r runner) wave(ctx context.Context, name string, count int, rate float64) ([]sample, error) {
+	calm, err := awaitCalm(ctx)
+	if err != nil {
+		return nil, err
+	}
 	tick := time.NewTicker(time.Duration(float64(time.Second) / rate))
 	defer tick.Stop()
 	var pods []*corev1.Pod
@@ -63,7 +67,7 @@ func (r runner) wave(ctx context.Context, name string, count int, rate float64) 
 		}
 	}
 	var log map[string]*cellLog
-	err := await(ctx, "the cells of the burst", func(context.Context) (_ bool, err error) {
+	err = await(ctx, "the cells of the burst", func(context.Context) (_ bool, err error) {
 		if log, err = r.kipLog(); err != nil {
 			return false, err
 		}
@@ -79,7 +83,7 @@ func (r runner) wave(ctx context.Context, name string, count int, rate float64) 
 	}
 	var samples []sample
 	for _, pod := range pods {
-		s := sample{pod: pod.Name, at: map[step]time.Time{}}
+		s := sample{pod: pod.Name, at: map[step]time.Time{}, calm: calm}
 		saw, err := r.watch.await(ctx, pod, func(s seen) bool { return !s.bound.IsZero() })
 		if err != nil {
 			return nil, err

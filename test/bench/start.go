@@ -16,9 +16,6 @@ type startOptions struct {
 	rate float64
 }
 
-// pause lets what ended a moment ago settle.
-const pause = 500 * time.Millisecond
-
 // start measures single cold starts, on cells and on an ordinary node in turn,
 // and then a burst.
 func (b *bench) start(ctx context.Context, o startOptions, out *document) error {
@@ -95,6 +92,10 @@ func (r runner) inTurn(ctx context.Context, pods int) (onCells, onNode []sample,
 // single starts a pod, asks where it runs for the times, and removes it.
 func (r runner) single(ctx context.Context, name string, node map[string]string, ask func(context.Context, *corev1.Pod, *sample) error) (sample, error) {
 	s := sample{pod: name, at: map[step]time.Time{}}
+	var err error
+	if s.calm, err = awaitCalm(ctx); err != nil {
+		return s, err
+	}
 	pod, err := r.create(ctx, newPod(name, node))
 	if err != nil {
 		return s, err
@@ -110,11 +111,7 @@ func (r runner) single(ctx context.Context, name string, node map[string]string,
 	if err := r.remove(ctx, name); err != nil {
 		return s, err
 	}
-	select {
-	case <-time.After(pause):
-	case <-ctx.Done():
-	}
-	return s, ctx.Err()
+	return s, nil
 }
 
 // onNode adds what the ordinary node knows.

@@ -17,6 +17,10 @@ const (
 func writeStart(d *document, env environment, o startOptions, onCells, onNode, inBurst []sample) {
 	d.printf("# How long pods take to start\n\nWritten by `make bench-start`. All times are in milliseconds. Percentiles are nearest-rank: of %d pods, p99 is the slowest.\n\n", o.pods)
 	env.write(d)
+	if n := disturbed(onCells) + disturbed(onNode) + disturbed(inBurst); n > 0 {
+		d.printf("**%d of %d starts began while something else kept the processors busy, so these figures are worse than Kip's own.**\n\n",
+			n, len(onCells)+len(onNode)+len(inBurst))
+	}
 	writeAims(d, o, onCells, inBurst)
 
 	d.printf("## One pod at a time on a cold cell (%d pods)\n\n", len(onCells))
@@ -104,4 +108,14 @@ func writeComparison(d *document, onCells, onNode []sample) {
 	row("bound → container started", between(onCells, bound, started), between(onNode, bound, started))
 	row("bound → Ready in the API", between(onCells, bound, ready), between(onNode, bound, ready))
 	d.table([]string{"", "cell p50", "p90", "p99", "node p50", "p90", "p99", "ratio of p50"}, rows)
+}
+
+// disturbed is how many of them did not begin on a calm machine.
+func disturbed(samples []sample) (n int) {
+	for _, s := range samples {
+		if !s.calm {
+			n++
+		}
+	}
+	return n
 }

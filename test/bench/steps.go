@@ -50,6 +50,8 @@ type sample struct {
 	at  map[step]time.Time
 	// pull is how long the kubelet waited for the image, 0 if it was there.
 	pull time.Duration
+	// calm: nothing else kept the processors busy when it began.
+	calm bool
 }
 
 // withoutPull are the times between two steps less the image's pull, which lies
