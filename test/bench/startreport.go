@@ -95,7 +95,7 @@ func writeComparison(d *document, onCells, onNode []sample) {
 	row := func(what string, cell, node []time.Duration) {
 		c, n := percentile(cell, 50), percentile(node, 50)
 		ratio := ""
-		if n > 0 {
+		if n > 10*time.Millisecond { // a ratio to nothing says nothing
 			ratio = fmt.Sprintf("%.1f", float64(c)/float64(n))
 		}
 		rows = append(rows, slices.Concat([]string{what}, spread(cell), spread(node), []string{ratio}))
