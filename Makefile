@@ -56,7 +56,7 @@ test-unit: ## Tests of the packages, with the race detector
 	go test -race $$(go list ./... | grep -v /test/e2e)
 
 test-e2e: deps-test tools build ## Tests of whole clusters on this machine (Linux, root)
-	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e/... -v -count=1 -timeout 40m
+	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e -v -count=1 -timeout 40m
 
 lint: tools-dev ## Check style and known mistakes
 	$(tools-bin)/golangci-lint run
