@@ -15,6 +15,7 @@ package kubeletapi
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -113,5 +114,7 @@ func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	writeJSON(w, pods)
+	w.Header().Set("Content-Type", "application/json")
+	// The status line is out: an error here can only be the caller's leaving.
+	_ = json.NewEncoder(w).Encode(pods)
 }
