@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -53,11 +54,13 @@ type Server struct {
 	clients *x509.CertPool
 	gateway gateway
 
+	// key stays the same for the Server's life, whatever certificates come.
+	key *ecdsa.PrivateKey
+
 	// enrolled is closed once there is a certificate.
 	enrolled chan struct{}
 
 	mu          sync.Mutex
-	identity    Identity
 	certificate *tls.Certificate
 	token       []byte // nil once enrolled
 }
@@ -83,7 +86,7 @@ func NewServer(config ServerConfig) (*Server, error) {
 		config:   config,
 		clients:  clients,
 		enrolled: make(chan struct{}),
-		identity: identity,
+		key:      identity.Key,
 	}
 	s.gateway.now = config.Now
 	s.gateway.changed = make(chan struct{})
@@ -207,7 +210,7 @@ func (s *Server) parseCertificate(text []byte) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the agent's certificate: %w", err)
 	}
-	if !s.identity.Key.PublicKey.Equal(leaf.PublicKey) {
+	if !s.key.PublicKey.Equal(leaf.PublicKey) {
 		return nil, errors.New("the agent's certificate is for another key")
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
@@ -218,5 +221,5 @@ func (s *Server) parseCertificate(text []byte) (*tls.Certificate, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("the agent's certificate: %w", err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: s.identity.Key, Leaf: leaf}, nil
+	return &tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: s.key, Leaf: leaf}, nil
 }

@@ -49,12 +49,12 @@ func (s *Server) isEnrolled() bool {
 
 func (s *Server) getOffer(w http.ResponseWriter, session tls.ConnectionState) {
 	s.mu.Lock()
-	token, key := s.token, s.identity.Key
+	token := s.token
 	var offer enrolment.Offer
 	var err error
 	if token != nil {
 		var publicKey []byte
-		if publicKey, err = x509.MarshalPKIXPublicKey(key.Public()); err == nil {
+		if publicKey, err = x509.MarshalPKIXPublicKey(s.key.Public()); err == nil {
 			offer, err = enrolment.NewOffer(token, s.config.Cell, publicKey, session, s.config.Version)
 		}
 	}
@@ -72,7 +72,7 @@ func (s *Server) getOffer(w http.ResponseWriter, session tls.ConnectionState) {
 
 // refuseEnrolment answers whoever tries to enrol an enrolled agent.
 func (s *Server) refuseEnrolment(w http.ResponseWriter) {
-	keySHA256, err := pki.KeySHA256(s.identity.Key.Public())
+	keySHA256, err := pki.KeySHA256(s.key.Public())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -108,11 +108,10 @@ func (s *Server) postCertificate(w http.ResponseWriter, r *http.Request) {
 func (s *Server) install(certificate *tls.Certificate, text []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	identity := Identity{Key: s.identity.Key, CertificatePEM: text}
-	if err := s.config.Store.Save(identity); err != nil {
+	if err := s.config.Store.Save(Identity{Key: s.key, CertificatePEM: text}); err != nil {
 		return err
 	}
-	s.identity, s.certificate = identity, certificate
+	s.certificate = certificate
 	if s.token != nil {
 		clear(s.token)
 		s.token = nil
