@@ -95,6 +95,19 @@ func TestEveryOperation(t *testing.T) {
 		t.Errorf("deleting a group in use: %v", err)
 	}
 
+	table := must(e.CreateRouteTable(ctx, &ec2.CreateRouteTableInput{VpcId: vpc,
+		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeRouteTable, Tags: tags}}}))(t).RouteTable.RouteTableId
+	inside := aws.String("192.168.0.0/16")
+	must(e.CreateRoute(ctx, &ec2.CreateRouteInput{RouteTableId: table, DestinationCidrBlock: inside, InstanceId: id}))(t)
+	must(e.ReplaceRoute(ctx, &ec2.ReplaceRouteInput{RouteTableId: table, DestinationCidrBlock: inside, NetworkInterfaceId: e.instance(t, *id).NetworkInterfaces[0].NetworkInterfaceId}))(t)
+	association := must(e.AssociateRouteTable(ctx, &ec2.AssociateRouteTableInput{RouteTableId: table, SubnetId: aws.String(e.subnets(t)[0])}))(t).AssociationId
+	must(e.DescribeRouteTables(ctx, &ec2.DescribeRouteTablesInput{}))(t)
+	must(e.DeleteRoute(ctx, &ec2.DeleteRouteInput{RouteTableId: table, DestinationCidrBlock: inside}))(t)
+	mainTable, _ := e.mainTable(t)
+	association = must(e.ReplaceRouteTableAssociation(ctx, &ec2.ReplaceRouteTableAssociationInput{AssociationId: association, RouteTableId: &mainTable}))(t).NewAssociationId
+	must(e.DisassociateRouteTable(ctx, &ec2.DisassociateRouteTableInput{AssociationId: association}))(t)
+	must(e.DeleteRouteTable(ctx, &ec2.DeleteRouteTableInput{RouteTableId: table}))(t)
+
 	resources := []string{*id, *vpc, *group, e.subnets(t)[0], *e.instance(t, *id).NetworkInterfaces[0].NetworkInterfaceId,
 		*e.instance(t, *id).BlockDeviceMappings[0].Ebs.VolumeId}
 	must(e.CreateTags(ctx, &ec2.CreateTagsInput{Resources: resources, Tags: []types.Tag{{Key: aws.String("new"), Value: aws.String("1")}}}))(t)

@@ -17,8 +17,8 @@ func usable(p netip.Prefix) int { return 1<<(32-p.Bits()) - reservedAtStart - 1 
 func (c *Cloud) FreeAddresses() map[string]int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make(map[string]int, len(c.subnets))
-	for _, s := range c.subnets {
+	out := make(map[string]int, len(c.world.Subnets))
+	for _, s := range c.world.Subnets {
 		out[s.ID] = usable(s.CIDR)
 	}
 	for _, id := range c.addresses {

@@ -18,9 +18,8 @@ import (
 // Cloud is an account. Open makes one, Run brings its instances to life. All methods may be called from many
 // goroutines, also while Run is not running: then records change but no machine does.
 type Cloud struct {
-	cfg     Config
-	store   store
-	subnets []Subnet
+	cfg   Config
+	store store
 
 	wg sync.WaitGroup // the drivers; grows only while mu is held and running is set
 
@@ -56,7 +55,6 @@ func Open(cfg Config) (*Cloud, error) {
 	if err := c.load(); err != nil {
 		return nil, err
 	}
-	c.subnets = c.world.Subnets
 	return c, nil
 }
 
@@ -86,6 +84,9 @@ func (c *Cloud) load() error {
 	}
 	if world.VPC.CIDR != c.cfg.VPC {
 		return fmt.Errorf("the account in %s was made for VPC %s, not %s", c.cfg.Dir, world.VPC.CIDR, c.cfg.VPC)
+	}
+	if len(world.RouteTables) == 0 {
+		return fmt.Errorf("the account in %s was made by an older ec2local: destroy it", c.cfg.Dir)
 	}
 	c.world = world
 	reservations, instances, err := c.store.readAll()
@@ -234,6 +235,14 @@ func (c *Cloud) ByAddress(addr netip.Addr) (*Instance, bool) {
 	defer c.mu.Unlock()
 	i, ok := c.instances[c.addresses[addr]]
 	return i, ok
+}
+
+// InterfaceOwner returns the instance with an interface, as long as the interface exists.
+func (c *Cloud) InterfaceOwner(id string) (*Instance, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := c.ownerOf(id)
+	return i, i != nil
 }
 
 // Instance returns an instance by its ID.

@@ -14,15 +14,16 @@ func ErrDryRun() error {
 
 // nouns are the kinds of resources by the prefix of their IDs: the name in error codes and the one in sentences.
 var nouns = map[string]struct{ code, words string }{
-	"i":      {"InvalidInstanceID", "instance ID"},
-	"ami":    {"InvalidAMIID", "image id"},
-	"vol":    {"InvalidVolume", "volume"},
-	"eni":    {"InvalidNetworkInterfaceID", "networkInterface ID"},
-	"sg":     {"InvalidGroup", "security group"},
-	"subnet": {"InvalidSubnetID", "subnet ID"},
-	"vpc":    {"InvalidVpcID", "vpc ID"},
-	"rtb":    {"InvalidRouteTableID", "routeTable ID"},
-	"sgr":    {"InvalidSecurityGroupRuleId", "security group rule ID"},
+	"i":        {"InvalidInstanceID", "instance ID"},
+	"ami":      {"InvalidAMIID", "image id"},
+	"vol":      {"InvalidVolume", "volume"},
+	"eni":      {"InvalidNetworkInterfaceID", "networkInterface ID"},
+	"sg":       {"InvalidGroup", "security group"},
+	"subnet":   {"InvalidSubnetID", "subnet ID"},
+	"vpc":      {"InvalidVpcID", "vpc ID"},
+	"rtb":      {"InvalidRouteTableID", "routeTable ID"},
+	"rtbassoc": {"InvalidAssociationID", "association ID"},
+	"sgr":      {"InvalidSecurityGroupRuleId", "security group rule ID"},
 }
 
 var wellFormed = regexp.MustCompile(`^[a-z]+-([0-9a-f]{8}|[0-9a-f]{17})$`)

@@ -156,13 +156,13 @@ func (c *Cloud) resolve(l *Launch) (t Type, image Image, subnet Subnet, err erro
 // resolveSubnet finds the launch's subnet: the one named, or the zone's, or the first one.
 func (c *Cloud) resolveSubnet(l *Launch) (Subnet, error) {
 	if l.SubnetID == "" {
-		i := slices.IndexFunc(c.subnets, func(s Subnet) bool { return l.Zone == "" || s.Zone == l.Zone })
+		i := slices.IndexFunc(c.world.Subnets, func(s Subnet) bool { return l.Zone == "" || s.Zone == l.Zone })
 		if i < 0 {
 			return Subnet{}, query.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", l.Zone)
 		}
-		return c.subnets[i], nil
+		return c.world.Subnets[i], nil
 	}
-	s := c.Subnet(l.SubnetID)
+	s := c.subnet(l.SubnetID)
 	if s.ID == "" {
 		return Subnet{}, NotFound("subnet", l.SubnetID)
 	}

@@ -15,8 +15,12 @@ type World struct {
 	Created time.Time
 	VPC     VPC
 	Subnets []Subnet
-	// RouteTable is the VPC's main table; every subnet uses it implicitly.
-	RouteTable RouteTable
+	// InternetGatewayID is the only gateway. Nothing is behind it.
+	InternetGatewayID string
+	// RouteTables by ID. One of them is the main one.
+	RouteTables map[string]RouteTable
+	// NextTable is the number that the next route table gets.
+	NextTable int
 	// SecurityGroups by ID.
 	SecurityGroups map[string]SecurityGroup
 	// Tags of everything in the world, by ID.
@@ -37,9 +41,6 @@ type Subnet struct {
 	CIDR             netip.Prefix
 }
 
-// RouteTable is the only route table: the VPC itself, and the internet.
-type RouteTable struct{ ID, AssociationID, InternetGatewayID string }
-
 // newWorld makes the world of a new account.
 func (c *Cloud) newWorld() (World, error) {
 	var failed error
@@ -51,9 +52,9 @@ func (c *Cloud) newWorld() (World, error) {
 		return s
 	}
 	w := World{
-		Created:        c.cfg.Clock.Now().UTC(),
-		VPC:            VPC{ID: id("vpc"), AssociationID: id("vpc-cidr-assoc"), DHCPOptionsID: id("dopt"), CIDR: c.cfg.VPC},
-		RouteTable:     RouteTable{ID: id("rtb"), AssociationID: id("rtbassoc"), InternetGatewayID: id("igw")},
+		Created:           c.cfg.Clock.Now().UTC(),
+		VPC:               VPC{ID: id("vpc"), AssociationID: id("vpc-cidr-assoc"), DHCPOptionsID: id("dopt"), CIDR: c.cfg.VPC},
+		InternetGatewayID: id("igw"), NextTable: 1,
 		SecurityGroups: map[string]SecurityGroup{},
 		Tags:           map[string]Tags{},
 		MetadataKey:    make([]byte, 32),
@@ -63,6 +64,9 @@ func (c *Cloud) newWorld() (World, error) {
 			ID: id("subnet"), Zone: c.cfg.Zones[i], ZoneID: zoneID(c.cfg.Region, i), CIDR: cidr,
 		})
 	}
+	internet := map[netip.Prefix]Target{netip.PrefixFrom(netip.IPv4Unspecified(), 0): {GatewayID: w.InternetGatewayID}}
+	main := RouteTable{ID: id("rtb"), MainID: id("rtbassoc"), Routes: internet}
+	w.RouteTables = map[string]RouteTable{main.ID: main}
 	group := SecurityGroup{
 		ID: id("sg"), Name: defaultGroup, Description: "default VPC security group",
 		Egress: []Rule{everywhere(id("sgr"))},
@@ -114,7 +118,10 @@ func (w *World) exists(id string) bool {
 	if _, ok := w.SecurityGroups[id]; ok {
 		return true
 	}
-	return id == w.VPC.ID || id == w.RouteTable.ID || id == w.RouteTable.InternetGatewayID ||
+	if _, ok := w.RouteTables[id]; ok {
+		return true
+	}
+	return id == w.VPC.ID || id == w.InternetGatewayID ||
 		slices.ContainsFunc(w.Subnets, func(s Subnet) bool { return s.ID == id })
 }
 
@@ -137,13 +144,21 @@ func (c *Cloud) changeWorld(change func(*World)) error {
 	return nil
 }
 
-// Subnet returns a subnet by its ID; the zero Subnet if there is none. Subnets never change, so no lock is needed.
+// Subnet returns a subnet by its ID; the zero Subnet if there is none.
 func (c *Cloud) Subnet(id string) Subnet {
-	i := slices.IndexFunc(c.subnets, func(s Subnet) bool { return s.ID == id })
-	if i < 0 {
-		return Subnet{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.subnet(id)
+}
+
+// subnet does the same while c.mu is held.
+func (c *Cloud) subnet(id string) Subnet {
+	for _, s := range c.world.Subnets {
+		if s.ID == id {
+			return s
+		}
 	}
-	return c.subnets[i]
+	return Subnet{}
 }
 
 // dropTags forgets the tags of a resource that is gone.

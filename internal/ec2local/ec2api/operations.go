@@ -11,10 +11,15 @@ import (
 
 // operations are all operations by name.
 var operations = map[string]operation{
+	"AssociateRouteTable":           write((*API).associateRouteTable),
 	"AuthorizeSecurityGroupEgress":  write((*API).authorizeEgress),
 	"AuthorizeSecurityGroupIngress": write((*API).authorizeIngress),
+	"CreateRoute":                   write((*API).createRoute),
+	"CreateRouteTable":              write((*API).createRouteTable),
 	"CreateSecurityGroup":           write((*API).createSecurityGroup),
 	"CreateTags":                    write((*API).createTags),
+	"DeleteRoute":                   write((*API).deleteRoute),
+	"DeleteRouteTable":              write((*API).deleteRouteTable),
 	"DeleteSecurityGroup":           write((*API).deleteSecurityGroup),
 	"DeleteTags":                    write((*API).deleteTags),
 	"DescribeAvailabilityZones":     read((*API).describeAvailabilityZones),
@@ -28,8 +33,11 @@ var operations = map[string]operation{
 	"DescribeTags":                  read((*API).describeTags),
 	"DescribeVolumes":               read((*API).describeVolumes),
 	"DescribeVpcs":                  read((*API).describeVpcs),
+	"DisassociateRouteTable":        write((*API).disassociateRouteTable),
 	"GetConsoleOutput":              read((*API).getConsoleOutput),
 	"ModifyInstanceAttribute":       write((*API).modifyInstanceAttribute),
+	"ReplaceRoute":                  write((*API).replaceRoute),
+	"ReplaceRouteTableAssociation":  write((*API).replaceRouteTableAssociation),
 	"RevokeSecurityGroupEgress":     write((*API).revokeEgress),
 	"RevokeSecurityGroupIngress":    write((*API).revokeIngress),
 	"RunInstances":                  runInstances,
