@@ -50,6 +50,7 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&o.delays.Boot, "boot-delay", 0, "time in pending before an instance is started")
 	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")
 	f.DurationVar(&o.delays.Stop, "stop-delay", time.Second, "least time in stopping")
+	f.DurationVar(&o.delays.Checks, "status-check-delay", 0, "how long status checks of a new instance are initializing")
 	f.DurationVar(&o.delays.Retention, "retention", time.Hour, "how long terminated instances can be seen")
 	f.DurationVar(&o.grace, "power-off-grace", 10*time.Second, "how long an instance has to power off by itself")
 	for _, name := range []string{"state", "images"} {

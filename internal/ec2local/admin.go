@@ -24,6 +24,8 @@ const interruptionNotice = 2 * time.Minute
 //	PUT  /_ec2local/faults                     replaces them
 //	POST /_ec2local/instances/{id}/interrupt   announces a spot interruption; ?after=30s, by default 2m
 //	POST /_ec2local/instances/{id}/rebalance   recommends a rebalance to a spot instance
+//	PUT  /_ec2local/instances/{id}/checks      what its status checks find: {"system": "impaired", "instance": "ok"}
+//	PUT  /_ec2local/instances/{id}/events      what is scheduled for it, as a list; see adminEvent
 func (s *Server) admin() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+adminPrefix+"vpc", func(w http.ResponseWriter, _ *http.Request) {
@@ -65,6 +67,7 @@ func (s *Server) admin() http.Handler {
 	mux.HandleFunc("POST "+adminPrefix+"instances/{id}/rebalance", func(w http.ResponseWriter, r *http.Request) {
 		adminAnswer(w, s.cloud.Rebalance(r.PathValue("id")))
 	})
+	s.adminHealth(mux)
 	return mux
 }
 

@@ -48,6 +48,8 @@ type Delays struct {
 	Boot time.Duration
 	// Terminate and Stop are the least time in shutting-down and stopping.
 	Terminate, Stop time.Duration
+	// Checks is how long status checks of a new instance are initializing; some minutes in EC2.
+	Checks time.Duration
 	// Retention is how long a terminated instance can still be seen. EC2's is about an hour.
 	Retention time.Duration
 }

@@ -122,7 +122,7 @@ func (c *Cloud) step(ctx context.Context, i *Instance, d *driver, removed *bool)
 		}
 		return 0, c.start(ctx, i, d)
 	case Running:
-		return c.interrupt(i)
+		return c.endRunning(i)
 	case Stopping:
 		if err := c.cfg.Hypervisor.PowerOff(ctx, i.ID, false); err != nil {
 			return 0, err

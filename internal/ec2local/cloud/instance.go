@@ -77,6 +77,11 @@ type Instance struct {
 	// "User initiated (2006-01-02 15:04:05 GMT)".
 	Transition string
 
+	// Checks are what the status checks find, as far as that was scripted.
+	Checks Checks
+	// Events are what is scheduled for the instance.
+	Events []Event
+
 	Interface Interface
 	Volume    Volume
 }

@@ -38,16 +38,22 @@ func (c *Cloud) changeSpot(id string, change func(*Spot)) error {
 	})
 }
 
-// interrupt ends a running instance whose time has come and returns how long that is away.
-func (c *Cloud) interrupt(i *Instance) (time.Duration, error) {
-	if i.Spot == nil || i.Spot.Action.IsZero() {
+// endRunning ends a running instance whose time has come, be it for a spot interruption or a scheduled event, and
+// returns how long that is away.
+func (c *Cloud) endRunning(i *Instance) (time.Duration, error) {
+	at, end := c.scheduledEnd(i)
+	if spot := i.Spot; spot != nil && !spot.Action.IsZero() && (at.IsZero() || spot.Action.Before(at)) {
+		const code = "Server.SpotInstanceTermination"
+		at = spot.Action
+		end = func(i *Instance) {
+			c.enter(i, ShuttingDown, Reason{Code: code, Message: code + ": Spot instance termination"}, code)
+		}
+	}
+	if at.IsZero() {
 		return forever, nil
 	}
-	if wait := c.until(i.Spot.Action); wait > 0 {
+	if wait := c.until(at); wait > 0 {
 		return wait, nil
 	}
-	const code = "Server.SpotInstanceTermination"
-	return 0, c.moveOn(i.ID, Running, func(i *Instance) {
-		c.enter(i, ShuttingDown, Reason{Code: code, Message: code + ": Spot instance termination"}, code)
-	})
+	return 0, c.moveOn(i.ID, Running, end)
 }

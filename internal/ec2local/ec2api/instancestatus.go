@@ -3,6 +3,7 @@ package ec2api
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
@@ -23,11 +24,20 @@ type describeInstanceStatusAnswer struct {
 }
 
 type instanceStatus struct {
-	ID             string        `xml:"instanceId"`
-	Zone           string        `xml:"availabilityZone"`
-	State          instanceState `xml:"instanceState"`
-	SystemStatus   check         `xml:"systemStatus"`
-	InstanceStatus check         `xml:"instanceStatus"`
+	ID             string                 `xml:"instanceId"`
+	Zone           string                 `xml:"availabilityZone"`
+	Events         query.Set[statusEvent] `xml:"eventsSet"`
+	State          instanceState          `xml:"instanceState"`
+	SystemStatus   check                  `xml:"systemStatus"`
+	InstanceStatus check                  `xml:"instanceStatus"`
+}
+
+type statusEvent struct {
+	ID          string      `xml:"instanceEventId"`
+	Code        string      `xml:"code"`
+	Description string      `xml:"description"`
+	NotBefore   query.Time  `xml:"notBefore"`
+	NotAfter    *query.Time `xml:"notAfter"`
 }
 
 type check struct {
@@ -36,16 +46,47 @@ type check struct {
 }
 
 type checkDetail struct {
-	Name   string `xml:"name"`
-	Status string `xml:"status"`
+	Name          string      `xml:"name"`
+	Status        string      `xml:"status"`
+	ImpairedSince *query.Time `xml:"impairedSince"`
 }
 
-// statusOf is what the checks find. Here a machine that runs is reachable.
-func statusOf(i *cloud.Instance) check {
-	if i.State != cloud.Running {
-		return check{Status: "not-applicable"}
+// reachability is the only thing that a check looks at, by the summary of it.
+var reachability = map[string]string{
+	"ok": "passed", "impaired": "failed", "insufficient-data": "insufficient-data", "initializing": "initializing",
+}
+
+func checkOf(status string, since time.Time) check {
+	out := check{Status: status}
+	detail, ok := reachability[status]
+	if !ok {
+		return out
 	}
-	return check{Status: "ok", Details: query.SetOf(checkDetail{Name: "reachability", Status: "passed"})}
+	found := checkDetail{Name: "reachability", Status: detail}
+	if status == "impaired" {
+		at := query.Time(since)
+		found.ImpairedSince = &at
+	}
+	out.Details = query.SetOf(found)
+	return out
+}
+
+// instanceStatus writes an instance's status.
+func (a *API) instanceStatus(i *cloud.Instance) instanceStatus {
+	system, instance, since := a.cloud.StatusChecks(i)
+	out := instanceStatus{
+		ID: i.ID, Zone: i.Zone, State: stateOf(i.State),
+		SystemStatus: checkOf(system, since), InstanceStatus: checkOf(instance, since),
+	}
+	for _, e := range i.Events {
+		event := statusEvent{ID: e.ID, Code: e.Code, Description: e.Description, NotBefore: query.Time(e.NotBefore)}
+		if !e.NotAfter.IsZero() {
+			after := query.Time(e.NotAfter)
+			event.NotAfter = &after
+		}
+		out.Events.Items = append(out.Events.Items, event)
+	}
+	return out
 }
 
 func (a *API) describeInstanceStatus(in *describeInstanceStatusRequest) (*describeInstanceStatusAnswer, error) {
@@ -59,7 +100,7 @@ func (a *API) describeInstanceStatus(in *describeInstanceStatusRequest) (*descri
 	if !in.All {
 		instances = slices.DeleteFunc(instances, func(i *cloud.Instance) bool { return i.State != cloud.Running })
 	}
-	if instances, err = selectBy(instances, in.Filters, statusFields, nil); err != nil {
+	if instances, err = selectBy(instances, in.Filters, a.statusFields(), nil); err != nil {
 		return nil, err
 	}
 	instances, next, err := page(in.paging, instances, instanceKey)
@@ -68,29 +109,30 @@ func (a *API) describeInstanceStatus(in *describeInstanceStatusRequest) (*descri
 	}
 	answer := &describeInstanceStatusAnswer{NextToken: next}
 	for _, i := range instances {
-		answer.Statuses.Items = append(answer.Statuses.Items, instanceStatus{
-			ID: i.ID, Zone: i.Zone, State: stateOf(i.State), SystemStatus: statusOf(i), InstanceStatus: statusOf(i),
-		})
+		answer.Statuses.Items = append(answer.Statuses.Items, a.instanceStatus(i))
 	}
 	return answer, nil
 }
 
 // statusFields are what statuses can be filtered by.
-var statusFields = fields[*cloud.Instance]{
-	"availability-zone":            one(func(i *cloud.Instance) string { return i.Zone }),
-	"event.code":                   constant[*cloud.Instance](),
-	"instance-state-code":          one(func(i *cloud.Instance) string { return fmt.Sprint(stateCodes[i.State]) }),
-	"instance-state-name":          one(func(i *cloud.Instance) string { return string(i.State) }),
-	"instance-status.reachability": reachability,
-	"instance-status.status":       one(func(i *cloud.Instance) string { return statusOf(i).Status }),
-	"system-status.reachability":   reachability,
-	"system-status.status":         one(func(i *cloud.Instance) string { return statusOf(i).Status }),
-}
-
-func reachability(i *cloud.Instance) []string {
-	var out []string
-	for _, d := range statusOf(i).Details.Items {
-		out = append(out, d.Status)
+func (a *API) statusFields() fields[*cloud.Instance] {
+	of := func(f func(instanceStatus) []string) func(*cloud.Instance) []string {
+		return func(i *cloud.Instance) []string { return f(a.instanceStatus(i)) }
 	}
-	return out
+	ofEvents := func(f func(statusEvent) string) func(*cloud.Instance) []string {
+		return of(func(s instanceStatus) []string { return each(s.Events.Items, f) })
+	}
+	details := func(c check) []string { return each(c.Details.Items, func(d checkDetail) string { return d.Status }) }
+	return fields[*cloud.Instance]{
+		"availability-zone":            one(func(i *cloud.Instance) string { return i.Zone }),
+		"event.code":                   ofEvents(func(e statusEvent) string { return e.Code }),
+		"event.description":            ofEvents(func(e statusEvent) string { return e.Description }),
+		"event.instance-event-id":      ofEvents(func(e statusEvent) string { return e.ID }),
+		"instance-state-code":          one(func(i *cloud.Instance) string { return fmt.Sprint(stateCodes[i.State]) }),
+		"instance-state-name":          one(func(i *cloud.Instance) string { return string(i.State) }),
+		"instance-status.reachability": of(func(s instanceStatus) []string { return details(s.InstanceStatus) }),
+		"instance-status.status":       of(func(s instanceStatus) []string { return []string{s.InstanceStatus.Status} }),
+		"system-status.reachability":   of(func(s instanceStatus) []string { return details(s.SystemStatus) }),
+		"system-status.status":         of(func(s instanceStatus) []string { return []string{s.SystemStatus.Status} }),
+	}
 }
