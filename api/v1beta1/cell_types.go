@@ -137,6 +137,10 @@ type InstanceSettings struct {
 	// InstanceProfile is the ARN or name of the profile the instance gets.
 	// +optional
 	InstanceProfile string `json:"instanceProfile,omitempty"`
+	// Routes are networks beyond the cloud's own, as canonical CIDRs, whose
+	// traffic the cloud's route tables send to the instance.
+	// +optional
+	Routes []string `json:"routes,omitempty"`
 }
 
 // CellPhase is where a cell is in its life.
@@ -203,6 +207,11 @@ type CellStatus struct {
 
 	// +optional
 	InstanceID string `json:"instanceID,omitempty"`
+
+	// NetworkInterfaceID is the instance's. Routes that lead to it are this
+	// Cell's, also when the instance is gone.
+	// +optional
+	NetworkInterfaceID string `json:"networkInterfaceID,omitempty"`
 
 	// PrimaryIP is the instance's own address, PodIP the pod's.
 	// +optional

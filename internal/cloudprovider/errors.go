@@ -103,5 +103,9 @@ func KindOf(err error) Kind {
 	return Transient
 }
 
+// ErrRouteTaken is the cause of an Error when a network is routed to something
+// else, which Kip leaves as it is.
+var ErrRouteTaken = errors.New("the network is routed to something else")
+
 // IsNotFound reports that the cloud does not know the instance.
 func IsNotFound(err error) bool { return KindOf(err) == NotFound }

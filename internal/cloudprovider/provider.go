@@ -56,6 +56,34 @@ type ZoneLister interface {
 	Zones(ctx context.Context) ([]string, error)
 }
 
+// Router is an optional ability of a Provider: it sends networks that are not
+// the cloud's own to instances. A route is ours if it leads to the network
+// interface of one of our instances; only such routes are ever removed.
+type Router interface {
+	// EnsureRoutes makes the networks (canonical CIDRs) lead to the instance
+	// from wherever cells may run, and lets the instance forward for them. It
+	// answers from memory while nothing is missing, but for a refresh now and
+	// then. A network that something else is reached by already is left as it
+	// is; the error is ErrRouteTaken then, and the others are routed all the
+	// same. The instance must be running.
+	//
+	// Called after the target was written down, by which RemoveRoutes will
+	// find what a killed caller made.
+	EnsureRoutes(ctx context.Context, to RouteTarget, networks []string) error
+
+	// RemoveRoutes removes all routes to the instance, which may be gone. It
+	// returns nil after a look that found none, or the removal of all it found.
+	RemoveRoutes(ctx context.Context, to RouteTarget) error
+}
+
+// RouteTarget is where a route leads.
+type RouteTarget struct {
+	InstanceID string
+	// NetworkInterface is the instance's. A route keeps it when the instance
+	// is gone.
+	NetworkInterface string
+}
+
 // LaunchRequest is everything that an instance is made of. Two requests with
 // the same ClientToken are the same request.
 type LaunchRequest struct {
@@ -124,6 +152,8 @@ type Instance struct {
 	PrimaryIP string
 	PodIP     string
 	PublicIP  string
+	// NetworkInterface is the one with these addresses.
+	NetworkInterface string
 
 	LaunchTime time.Time
 }

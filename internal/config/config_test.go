@@ -20,8 +20,8 @@ func TestParse(t *testing.T) {
 		"unknown nested": {"an unknown nested key is named", minimal + "cells: {defaultVolumSize: 5Gi}\n", []string{`"cells.defaultVolumSize"`}},
 		"case matters":   {"a key in other case is not silently taken", minimal + "cells: {Nametag: x}\n", []string{`Nametag`}},
 		"all at once": {"every mistake is reported, not only the first",
-			"cloud: {aws: {accessKeyID: a}}\nkubelet: {clusterDNS: [x]}\ncells: {extraCIDRs: [10.0.0.0], defaultVolumeSize: 1Mi, registryMirrors: [{endpoint: nope}]}\n",
-			[]string{"cloud.aws.region", "secretAccessKey", "give subnetID", `"x" is not an IP`, "extraCIDRs", "defaultVolumeSize", "endpoint", "hosts"}},
+			"cloud: {aws: {accessKeyID: a}}\nkubelet: {clusterDNS: [x]}\ncells: {extraCIDRs: [10.0.0.0, 'fd00::/8', 10.1.2.3/8], defaultVolumeSize: 1Mi, registryMirrors: [{endpoint: nope}]}\n",
+			[]string{"cloud.aws.region", "secretAccessKey", "give subnetID", `"x" is not an IP`, `extraCIDRs: "10.0.0.0"`, `extraCIDRs: "fd00::/8"`, `extraCIDRs: "10.1.2.3/8"`, "defaultVolumeSize", "endpoint", "hosts"}},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

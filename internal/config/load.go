@@ -94,8 +94,10 @@ func (c *Config) validate() error {
 		}
 	}
 	for _, cidr := range c.Cells.ExtraCIDRs {
-		if _, err := netip.ParsePrefix(cidr); err != nil {
-			bad("cells.extraCIDRs", "%q is not a CIDR such as 10.0.0.0/8", cidr)
+		// EC2 would take 10.1.2.3/8 for 10.0.0.0/8, and Kip would then remove a
+		// rule that it does not know.
+		if p, err := netip.ParsePrefix(cidr); err != nil || !p.Addr().Is4() || p != p.Masked() {
+			bad("cells.extraCIDRs", "%q is not an IPv4 network such as 10.0.0.0/8", cidr)
 		}
 	}
 	if c.Cells.DefaultVolumeSize.Cmp(resource.MustParse("1Gi")) < 0 {

@@ -216,7 +216,7 @@ func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		return err
 	}
 	cells, err := lifecycle.New(lifecycle.Config{
-		Client: mgr.GetClient(), Cloud: cloud, NodeName: o.NodeName,
+		Client: mgr.GetClient(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
 		Offerings:   region.Offerings,
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: volumeGiB(cfg)},
 		UserData:    userData(cfg, o, ca),
@@ -233,7 +233,7 @@ func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		return err
 	}
 	garbage, err := garbagecollection.New(garbagecollection.Config{
-		Cloud: cloud, Cells: mgr.GetClient(), Live: mgr.GetAPIReader(), NodeName: o.NodeName, Clock: clock.RealClock{},
+		Cloud: cloud, Routes: cloud, Cells: mgr.GetClient(), Live: mgr.GetAPIReader(), NodeName: o.NodeName, Clock: clock.RealClock{},
 		Events: eventRecorder(mgr), Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {

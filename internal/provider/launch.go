@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/config"
 )
 
 // Annotations by which a pod speaks about its instance; those about the
@@ -21,7 +24,12 @@ const (
 	annotationPrivateIPOnly   = "pod.elotl.co/private-ip-only"
 	annotationSecurityGroups  = "pod.elotl.co/security-groups"
 	annotationInstanceProfile = "pod.elotl.co/instance-profile"
+	annotationCloudRoute      = "pod.elotl.co/cloud-route"
 )
+
+// maxRoutes is how many routes EC2 allows in a route table, if nobody had that
+// raised.
+const maxRoutes = 50
 
 // wish is what the pod's Cell should say. An error is the user's to correct;
 // it names the annotation or field.
@@ -62,7 +70,27 @@ func instanceSettings(pod *corev1.Pod) (v1beta1.InstanceSettings, error) {
 		s.SecurityGroups = append(s.SecurityGroups, g)
 	}
 	s.InstanceProfile = pod.Annotations[annotationInstanceProfile]
-	return s, nil
+	var err error
+	s.Routes, err = routes(pod.Annotations[annotationCloudRoute])
+	return s, err
+}
+
+// routes reads the networks that are to lead to the pod's instance. The cloud
+// would take 10.20.30.40/24 for 10.20.30.0/24, and so does this.
+func routes(value string) ([]string, error) {
+	var networks []string
+	for _, field := range config.Fields(value) {
+		network, err := netip.ParsePrefix(field)
+		if err != nil || !network.Addr().Is4() {
+			return nil, fmt.Errorf("annotation %s names %q; it takes IPv4 networks such as 10.20.0.0/16, separated by commas or spaces", annotationCloudRoute, field)
+		}
+		networks = append(networks, network.Masked().String())
+	}
+	if len(networks) > maxRoutes {
+		return nil, fmt.Errorf("annotation %s names %d networks; it takes at most %d", annotationCloudRoute, len(networks), maxRoutes)
+	}
+	slices.Sort(networks)
+	return slices.Compact(networks), nil
 }
 
 // CellName derives the name of a pod's cell. It starts with the pod's name for

@@ -22,7 +22,7 @@ func TestNewPodGetsACell(t *testing.T) {
 		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("500m"), corev1.ResourceMemory: resource.MustParse("1Gi")}
 		p.Annotations = map[string]string{
 			"pod.elotl.co/private-ip-only": "true", "pod.elotl.co/security-groups": "sg-1, sg-2,", "pod.elotl.co/instance-profile": "reader",
-			"pod.elotl.co/launch-type": "spot",
+			"pod.elotl.co/launch-type": "spot", "pod.elotl.co/cloud-route": "192.168.1.0/28 10.20.30.40/24,10.20.30.0/24",
 		}
 	})
 	w.must()
@@ -43,7 +43,8 @@ func TestNewPodGetsACell(t *testing.T) {
 		t.Errorf("requirements %+v", r)
 	}
 	private := true
-	want := v1beta1.InstanceSettings{PrivateIPOnly: &private, SecurityGroups: []string{"sg-1", "sg-2"}, InstanceProfile: "reader"}
+	want := v1beta1.InstanceSettings{PrivateIPOnly: &private, SecurityGroups: []string{"sg-1", "sg-2"}, InstanceProfile: "reader",
+		Routes: []string{"10.20.30.0/24", "192.168.1.0/28"}}
 	if diff := cmp.Diff(want, cell.Spec.Instance); diff != "" {
 		t.Error(diff)
 	}
@@ -100,6 +101,8 @@ func TestInvalidPodIsToldOnceAndCorrected(t *testing.T) {
 	for name, annotation := range map[string][2]string{
 		"private-ip-only": {annotationPrivateIPOnly, "yes"},
 		"security-groups": {annotationSecurityGroups, "default"},
+		"cloud-route":     {annotationCloudRoute, "10.20.0.0/16 10.20.0.1"},
+		"cloud-route 6":   {annotationCloudRoute, "fd00::/64"},
 		"launch-type":     {"pod.elotl.co/launch-type", "sport"},
 	} {
 		t.Run(name, func(t *testing.T) {

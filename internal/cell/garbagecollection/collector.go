@@ -42,6 +42,8 @@ const (
 // Config is everything that a Collector needs from outside.
 type Config struct {
 	Cloud cloudprovider.Provider
+	// Routes removes routes to instances; nil where the cloud has none.
+	Routes cloudprovider.Router
 	// Cells reads Cells, from a cache. Live reads single ones from the API
 	// server.
 	Cells client.Reader
@@ -72,7 +74,7 @@ type Collector struct {
 func New(cfg Config) (*Collector, error) {
 	if cfg.Cloud == nil || cfg.Cells == nil || cfg.Live == nil || cfg.Clock == nil ||
 		cfg.Events == nil || cfg.Metrics == nil || cfg.Logger == nil || cfg.NodeName == "" {
-		return nil, errors.New("garbagecollection: every field of Config but Grace and Interval must be set")
+		return nil, errors.New("garbagecollection: every field of Config but Grace, Interval and Routes must be set")
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
@@ -188,6 +190,9 @@ func (c *Collector) end(ctx context.Context, i cloudprovider.Instance) error {
 	if why == "" {
 		return nil
 	}
+	if err := c.unroute(ctx, i); err != nil {
+		return err
+	}
 	if err := c.cfg.Cloud.Delete(ctx, i.ID); err != nil && !cloudprovider.IsNotFound(err) {
 		return fmt.Errorf("terminating leaked instance %s: %w", i.ID, err)
 	}
@@ -198,4 +203,19 @@ func (c *Collector) end(ctx context.Context, i cloudprovider.Instance) error {
 		corev1.EventTypeWarning, "InstanceLeaked", "instance %s (%s) of cell %q had no Cell to account for it (%s) and was terminated",
 		i.ID, i.InstanceType, i.CellName, why)
 	return nil
+}
+
+// unroute removes the routes to an instance while they can still be told for
+// its own: nobody will know its interface afterwards. Lacking the right is no
+// reason to let the instance run.
+func (c *Collector) unroute(ctx context.Context, i cloudprovider.Instance) error {
+	if c.cfg.Routes == nil {
+		return nil
+	}
+	err := c.cfg.Routes.RemoveRoutes(ctx, cloudprovider.RouteTarget{InstanceID: i.ID, NetworkInterface: i.NetworkInterface})
+	if cloudprovider.KindOf(err) == cloudprovider.Denied {
+		c.cfg.Logger.Warn("routes to a leaked instance may stay", "instance", i.ID, "err", err)
+		return nil
+	}
+	return err
 }

@@ -2,6 +2,7 @@ package garbagecollection
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -66,6 +67,45 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// TestRoutesGoWithALeak: nobody knows the interface of an instance that is gone.
+func TestRoutesGoWithALeak(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason string
+		err    error
+		routes int
+		alive  int
+	}{
+		"removed":     {reason: "the ordinary case"},
+		"unreachable": {reason: "the instance is the record of what is to be removed", err: errors.New("no answer"), routes: 1, alive: 1},
+		"denied":      {reason: "an instance costs more than a dead route", err: &cloudprovider.Error{Kind: cloudprovider.Denied}, routes: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cloud := cloudprovidertest.New(clock.RealClock{})
+				c, _ := newCollector(t, cloud, nil, nil)
+				provider := cloud.Provider("test")
+				launch(t, provider, "c", "uid")
+				i := cloud.Alive()[0]
+				if err := provider.EnsureRoutes(t.Context(), cloudprovider.RouteTarget{InstanceID: i.ID, NetworkInterface: i.NetworkInterface}, []string{"10.20.0.0/16"}); err != nil {
+					t.Fatal(err)
+				}
+				if tc.err != nil {
+					cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.RemoveRoutes, Err: tc.err})
+				}
+				for range 6 {
+					if err := c.Collect(t.Context()); err != nil && tc.alive == 0 {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Minute)
+				}
+				if r, a := len(cloud.Routes()), len(cloud.Alive()); r != tc.routes || a != tc.alive {
+					t.Errorf("%s: %d routes and %d instances left, want %d and %d", tc.reason, r, a, tc.routes, tc.alive)
+				}
+			})
+		})
+	}
+}
+
 func TestOthersInstancesAreNotSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		cloud := cloudprovidertest.New(clock.RealClock{})
@@ -113,7 +153,7 @@ func newCollector(t *testing.T, cloud *cloudprovidertest.Cloud, cached, live []c
 	}
 	events := record.NewFakeRecorder(10)
 	c, err := New(Config{
-		Cloud: cloud.Provider("test"), NodeName: "kip-provider-0",
+		Cloud: cloud.Provider("test"), Routes: cloud.Provider("test"), NodeName: "kip-provider-0",
 		Cells: fake.NewClientBuilder().WithScheme(scheme).WithObjects(cached...).Build(),
 		Live:  fake.NewClientBuilder().WithScheme(scheme).WithObjects(live...).Build(),
 		Clock: clock.RealClock{}, Events: events, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),

@@ -18,6 +18,7 @@ import (
 type script struct {
 	reason   string
 	prepare  func(*world)
+	cell     func(*v1beta1.Cell)
 	enrolAt  int // 0: never
 	deleteAt int
 }
@@ -48,6 +49,10 @@ var scripts = map[string]script{
 		},
 		enrolAt: 20, deleteAt: 25,
 	},
+	"with routes": {
+		reason: "no route outlives its cell", enrolAt: 5, deleteAt: 15,
+		cell: func(c *v1beta1.Cell) { c.Spec.Instance.Routes = []string{"10.20.0.0/16", "10.30.0.0/16"} },
+	},
 	"never boots": {
 		reason: "terminated by the timeout, then deleted", deleteAt: 320,
 	},
@@ -63,7 +68,11 @@ func (s script) play(t *testing.T, at int, after bool) (calls int) {
 	}
 	first := &mortal{at: at, after: after}
 	w.boot(first)
-	w.add()
+	w.add(func(c *v1beta1.Cell) {
+		if s.cell != nil {
+			s.cell(c)
+		}
+	})
 	enrolled := false
 	for second := range 600 {
 		if second >= s.deleteAt {
@@ -90,6 +99,9 @@ func (s script) play(t *testing.T, at int, after bool) (calls int) {
 	}
 	if alive := w.cloud.Alive(); len(alive) != 0 {
 		t.Fatalf("leaked: %+v", alive)
+	}
+	if left := w.cloud.Routes(); len(left) != 0 {
+		t.Fatalf("routes without a cell: %v", left)
 	}
 	if all := w.cloud.All(); len(all) > 1 {
 		t.Fatalf("one cell launched %d instances: %+v", len(all), all)

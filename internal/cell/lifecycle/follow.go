@@ -31,12 +31,22 @@ func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, er
 		next = r.boot
 	}
 	result, err := next(ctx, s)
+	if err != nil || s.cell.Status.Phase == v1beta1.CellTerminating {
+		return result, err
+	}
+	routesDue, err := r.route(ctx, s)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if routesDue != 0 && (result.RequeueAfter == 0 || result.RequeueAfter > routesDue) {
+		result.RequeueAfter = routesDue
+	}
 	if s.mem.absentLook != 0 && (result.RequeueAfter == 0 || result.RequeueAfter > absenceGrace) {
 		// One look did not find the instance; the second one decides, and is no
 		// news that would bring us here.
 		result.RequeueAfter = absenceGrace
 	}
-	return result, err
+	return result, nil
 }
 
 // gone says why the instance is of no use any more, "" while it is.

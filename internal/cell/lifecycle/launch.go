@@ -201,10 +201,14 @@ func (r *Reconciler) launchedAs(ctx context.Context, s *scope, i *cloudprovider.
 // addresses copies what the cloud knows; an ended instance has none any more,
 // and the old ones stay for the record.
 func addresses(cell *v1beta1.Cell, i *cloudprovider.Instance) {
+	status := &cell.Status
 	for _, a := range []struct {
 		to   *string
 		from string
-	}{{&cell.Status.PrimaryIP, i.PrimaryIP}, {&cell.Status.PodIP, i.PodIP}, {&cell.Status.PublicIP, i.PublicIP}} {
+	}{
+		{&status.PrimaryIP, i.PrimaryIP}, {&status.PodIP, i.PodIP}, {&status.PublicIP, i.PublicIP},
+		{&status.NetworkInterfaceID, i.NetworkInterface},
+	} {
 		if a.from != "" {
 			*a.to = a.from
 		}

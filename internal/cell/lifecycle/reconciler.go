@@ -33,6 +33,8 @@ type Config struct {
 	// is expected.
 	Client client.Client
 	Cloud  cloudprovider.Provider
+	// Routes makes routes to instances; nil where the cloud has none.
+	Routes cloudprovider.Router
 	// NodeName restricts the reconciler to the Cells of one virtual node.
 	NodeName string
 
@@ -77,7 +79,7 @@ func New(cfg Config) (*Reconciler, error) {
 	switch {
 	case cfg.Client == nil, cfg.Cloud == nil, cfg.Offerings == nil, cfg.UserData == nil,
 		cfg.Clock == nil, cfg.Events == nil, cfg.Metrics == nil, cfg.Logger == nil:
-		return nil, errors.New("lifecycle: every field of Config but BootTimeout and Options must be set")
+		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Options and Routes must be set")
 	case cfg.NodeName == "":
 		return nil, errors.New("lifecycle: node name is empty")
 	}

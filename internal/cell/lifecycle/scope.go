@@ -59,6 +59,14 @@ type memory struct {
 	absentLook  uint64
 	absentSince time.Time
 
+	// routesDue is when the routes are to be looked at; routeFailures counts
+	// consecutive failures, and routesTold is the last one that was told.
+	routesDue     time.Time
+	routeFailures int
+	routesTold    string
+	// unrouted: the routes were removed since the Cell's deletion.
+	unrouted bool
+
 	// ended is when the cloud agreed to terminate the instances, by ID.
 	ended map[string]time.Time
 	// booted: the boot time was counted.

@@ -31,6 +31,11 @@ func (r *Reconciler) terminate(ctx context.Context, s *scope) (reconcile.Result,
 		return reconcile.Result{}, r.removeFinalizer(ctx, s)
 	}
 	rest, err := r.endInstances(ctx, s)
+	if err == nil && (rest == 0 || !s.mem.unrouted) {
+		if err = r.unroute(ctx, s); err == nil {
+			s.mem.unrouted = true
+		}
+	}
 	if err != nil {
 		s.log.Warn("terminating instance failed", "instance", s.cell.Status.InstanceID, "err", err)
 		r.say(s, reactionTo(err).reason, "terminating instance: "+err.Error())

@@ -111,6 +111,14 @@ func (c mortalCloud) Delete(ctx context.Context, id string) error {
 	return c.life.do(func() error { return c.Fake.Delete(ctx, id) })
 }
 
+func (c mortalCloud) EnsureRoutes(ctx context.Context, to cloudprovider.RouteTarget, networks []string) error {
+	return c.life.do(func() error { return c.Fake.EnsureRoutes(ctx, to, networks) })
+}
+
+func (c mortalCloud) RemoveRoutes(ctx context.Context, to cloudprovider.RouteTarget) error {
+	return c.life.do(func() error { return c.Fake.RemoveRoutes(ctx, to) })
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -158,8 +166,9 @@ func (w *world) boot(life *mortal) {
 			return life.do(func() error { return c.SubResource(sub).Patch(ctx, obj, patch, opts...) })
 		},
 	})
+	cloud := mortalCloud{w.cloud.Provider("test"), life}
 	kip, err := New(Config{
-		Client: api, Cloud: mortalCloud{w.cloud.Provider("test"), life}, NodeName: testNode,
+		Client: api, Cloud: cloud, Routes: cloud, NodeName: testNode,
 		Offerings: w.choose, UserData: func(c *v1beta1.Cell) ([]byte, error) { return w.userData(c) },
 		Clock: w.clock, Events: w.events, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 	})

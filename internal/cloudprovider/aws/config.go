@@ -72,7 +72,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Provider implements cloudprovider.Provider and ZoneLister on EC2. It starts
+// Provider implements cloudprovider.Provider, ZoneLister and Router on EC2. It starts
 // no goroutines and is safe for concurrent use.
 type Provider struct {
 	cfg  Config
@@ -81,11 +81,13 @@ type Provider struct {
 	nets networks
 	imgs images
 	grp  securityGroup
+	rts  routing
 }
 
 var (
 	_ cloudprovider.Provider   = (*Provider)(nil)
 	_ cloudprovider.ZoneLister = (*Provider)(nil)
+	_ cloudprovider.Router     = (*Provider)(nil)
 )
 
 // api is what this package calls of EC2.
@@ -100,6 +102,10 @@ type api interface {
 	CreateSecurityGroup(context.Context, *ec2.CreateSecurityGroupInput, ...func(*ec2.Options)) (*ec2.CreateSecurityGroupOutput, error)
 	AuthorizeSecurityGroupIngress(context.Context, *ec2.AuthorizeSecurityGroupIngressInput, ...func(*ec2.Options)) (*ec2.AuthorizeSecurityGroupIngressOutput, error)
 	RevokeSecurityGroupIngress(context.Context, *ec2.RevokeSecurityGroupIngressInput, ...func(*ec2.Options)) (*ec2.RevokeSecurityGroupIngressOutput, error)
+	DescribeRouteTables(context.Context, *ec2.DescribeRouteTablesInput, ...func(*ec2.Options)) (*ec2.DescribeRouteTablesOutput, error)
+	CreateRoute(context.Context, *ec2.CreateRouteInput, ...func(*ec2.Options)) (*ec2.CreateRouteOutput, error)
+	DeleteRoute(context.Context, *ec2.DeleteRouteInput, ...func(*ec2.Options)) (*ec2.DeleteRouteOutput, error)
+	ModifyInstanceAttribute(context.Context, *ec2.ModifyInstanceAttributeInput, ...func(*ec2.Options)) (*ec2.ModifyInstanceAttributeOutput, error)
 }
 
 // New prepares a provider. It calls no EC2 API, so it fails only for a
@@ -151,6 +157,7 @@ func newProvider(cfg Config, client api) (*Provider, error) {
 	p.nets = networks{p: p, cache: newCached[*network](), until: map[string]time.Time{}}
 	p.imgs = images{p: p, cache: map[string]*cached[image]{}}
 	p.grp = securityGroup{p: p, cache: newCached[string]()}
+	p.rts = routing{p: p, cache: newCached[routeTables]()}
 	return p, nil
 }
 

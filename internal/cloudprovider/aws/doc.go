@@ -4,7 +4,8 @@
 // One RunInstances call makes a whole cell: instance, encrypted root volume,
 // network interface with the pod's second address, tags on all three. There is
 // nothing to be done afterwards that a crash could leave undone, and nothing
-// is made that does not end with the instance.
+// is made that does not end with the instance. The exception are routes, for
+// pods that ask for them: see routes.go and cloudprovider.Router.
 //
 // What a launch needs to know of the account (subnets and their free
 // addresses, the VPC's networks, the image, Kip's security group) is read when

@@ -3,6 +3,7 @@ package aws
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -16,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/utils/clock"
 
@@ -265,5 +268,89 @@ func TestWrongSecretIsDenied(t *testing.T) {
 	}
 	if _, err := p.List(t.Context()); cloudprovider.KindOf(err) != cloudprovider.Denied {
 		t.Errorf("got %v, want Denied", err)
+	}
+}
+
+// TestRoutesOverEC2Local: one subnet has a table of its own, the others use the
+// main one. A second Kip ends what the first began.
+func TestRoutesOverEC2Local(t *testing.T) {
+	e := newEndpoint(t)
+	first, second := e.provider(t, "a"), e.provider(t, "a")
+	client, ok := first.ec2.(*ec2.Client)
+	if !ok {
+		t.Fatalf("the provider calls a %T", first.ec2)
+	}
+	net, err := first.nets.get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := client.CreateRouteTable(t.Context(), &ec2.CreateRouteTableInput{VpcId: aws.String(net.vpcID)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.AssociateRouteTable(t.Context(), &ec2.AssociateRouteTableInput{
+		RouteTableId: table.RouteTable.RouteTableId, SubnetId: aws.String(net.subnets[0].id),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	i, err := first.Create(t.Context(), request("token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.NetworkInterface == "" {
+		t.Fatal("RunInstances did not name the interface")
+	}
+	to := cloudprovider.RouteTarget{InstanceID: i.ID, NetworkInterface: i.NetworkInterface}
+	const network = "10.20.0.0/16"
+	leading := func() (n int) {
+		t.Helper()
+		out, err := client.DescribeRouteTables(t.Context(), &ec2.DescribeRouteTablesInput{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, table := range out.RouteTables {
+			for _, r := range table.Routes {
+				if aws.ToString(r.DestinationCidrBlock) == network && aws.ToString(r.NetworkInterfaceId) == i.NetworkInterface {
+					n++
+				}
+			}
+		}
+		return n
+	}
+	for _, p := range []*Provider{first, second, first} {
+		if err := p.EnsureRoutes(t.Context(), to, []string{network}); err != nil {
+			t.Fatal(err)
+		}
+		if n := leading(); n != 2 {
+			t.Fatalf("%d routes, want one in each table", n)
+		}
+	}
+	got, err := client.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{i.ID}})
+	if err != nil || aws.ToBool(got.Reservations[0].Instances[0].SourceDestCheck) {
+		t.Errorf("the instance would drop the packets (%v)", err)
+	}
+	if err := second.EnsureRoutes(t.Context(), to, []string{"0.0.0.0/0"}); !errors.Is(err, cloudprovider.ErrRouteTaken) {
+		t.Errorf("got %v; the way to the internet is taken", err)
+	}
+
+	if err := first.Delete(t.Context(), i.ID); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		i, err := first.Get(t.Context(), i.ID)
+		if err == nil && i.State == cloudprovider.StateTerminated {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("not terminated: %+v, %v", i, err)
+		}
+	}
+	for range 2 {
+		if err := second.RemoveRoutes(t.Context(), to); err != nil {
+			t.Fatal(err)
+		}
+		if n := leading(); n != 0 {
+			t.Errorf("%d routes to an instance that is gone", n)
+		}
 	}
 }

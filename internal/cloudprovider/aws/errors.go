@@ -95,9 +95,18 @@ var kinds = map[string]cloudprovider.Kind{
 	"IdempotentInstanceTerminated": cloudprovider.Terminated,
 	"IdempotentParameterMismatch":  cloudprovider.TokenConflict,
 
+	"RouteLimitExceeded": cloudprovider.QuotaExceeded,
+
 	"InvalidState":                   cloudprovider.Transient,
 	"InvalidSubnetID.Pending":        cloudprovider.Transient,
 	"InvalidNetworkInterfaceID.Busy": cloudprovider.Transient,
+	// An instance that is just coming up, or an interface that cannot be seen
+	// yet.
+	"IncorrectInstanceState":             cloudprovider.Transient,
+	"IncorrectState":                     cloudprovider.Transient,
+	"InvalidNetworkInterfaceID.NotFound": cloudprovider.Transient,
+	// Somebody was faster; the next look shows who.
+	"RouteAlreadyExists": cloudprovider.Transient,
 }
 
 // classify is the one place where EC2's codes become kinds.

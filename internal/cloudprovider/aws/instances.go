@@ -105,6 +105,7 @@ func instance(in *types.Instance) *cloudprovider.Instance {
 		if nic.Attachment == nil || aws.ToInt32(nic.Attachment.DeviceIndex) != 0 {
 			continue
 		}
+		out.NetworkInterface = aws.ToString(nic.NetworkInterfaceId)
 		for _, a := range nic.PrivateIpAddresses {
 			if !aws.ToBool(a.Primary) {
 				out.PodIP = aws.ToString(a.PrivateIpAddress)

@@ -20,9 +20,11 @@ type stub struct {
 	vpcs    []types.Vpc
 	groups  []types.SecurityGroup
 	images  []types.Image
+	tables  []types.RouteTable
 
 	reads               map[string]int
 	err                 error // of all reads
+	change              error // of changes to routes
 	launch              func(*ec2.RunInstancesInput) (*ec2.RunInstancesOutput, error)
 	created             *ec2.CreateSecurityGroupInput
 	authorized, revoked []types.IpPermission

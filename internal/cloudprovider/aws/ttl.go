@@ -20,6 +20,10 @@ const (
 	// put right again.
 	securityGroupTTL = 10 * time.Minute
 
+	// routeTTL: routes that somebody else removed are made again, and those
+	// that had stood in the way are noticed to be gone.
+	routeTTL = 30 * time.Second
+
 	// subnetFullFor is how long a subnet that had no free address is left
 	// alone. Terminated cells give theirs back within a minute or two.
 	subnetFullFor = time.Minute

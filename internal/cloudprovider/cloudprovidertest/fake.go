@@ -36,8 +36,12 @@ type Cloud struct {
 	// SoldOut refuses offerings for lack of capacity; may be nil.
 	SoldOut func(v1beta1.LaunchStatus) bool
 
+	// TakenRoutes are networks that lead to something else.
+	TakenRoutes []string
+
 	mu        sync.Mutex
 	instances []*machine
+	routes    map[string]string // network interfaces by network
 	faults    []*Fault
 	calls     map[Method]int
 }
@@ -51,6 +55,9 @@ const (
 	List   Method = "List"
 	Delete Method = "Delete"
 	Zones  Method = "Zones"
+
+	EnsureRoutes Method = "EnsureRoutes"
+	RemoveRoutes Method = "RemoveRoutes"
 )
 
 // Fault makes calls fail.
@@ -79,7 +86,7 @@ type machine struct {
 
 // New returns a cloud with three zones, in which everything happens at once.
 func New(clk clock.PassiveClock) *Cloud {
-	return &Cloud{Clock: clk, Zones: []string{"us-west-2a", "us-west-2b", "us-west-2c"}, calls: map[Method]int{}}
+	return &Cloud{Clock: clk, Zones: []string{"us-west-2a", "us-west-2b", "us-west-2c"}, calls: map[Method]int{}, routes: map[string]string{}}
 }
 
 // Provider is the view of one controller.
@@ -182,7 +189,7 @@ func (c *Cloud) shown(m *machine) cloudprovider.Instance {
 	i.StateReason = m.reason
 	switch {
 	case !m.ended.IsZero() && now.Sub(m.ended) >= c.ShuttingDownFor:
-		i.State, i.PrimaryIP, i.PodIP, i.PublicIP = cloudprovider.StateTerminated, "", "", ""
+		i.State, i.PrimaryIP, i.PodIP, i.PublicIP, i.NetworkInterface = cloudprovider.StateTerminated, "", "", "", ""
 	case !m.ended.IsZero():
 		i.State = cloudprovider.StateShuttingDown
 	case m.stopped:
@@ -225,6 +232,7 @@ type Fake struct {
 var (
 	_ cloudprovider.Provider   = (*Fake)(nil)
 	_ cloudprovider.ZoneLister = (*Fake)(nil)
+	_ cloudprovider.Router     = (*Fake)(nil)
 )
 
 // Create implements cloudprovider.Provider.
@@ -274,9 +282,10 @@ func (f *Fake) create(req cloudprovider.LaunchRequest) (*cloudprovider.Instance,
 		ID:       fmt.Sprintf("i-%017x", n),
 		CellName: req.CellName, CellUID: req.CellUID, ClientToken: req.ClientToken,
 		InstanceType: req.Launch.InstanceType, Zone: zone, CapacityType: req.Launch.CapacityType,
-		PrimaryIP:  fmt.Sprintf("10.0.%d.%d", n/100, 2*(n%100)),
-		PodIP:      fmt.Sprintf("10.0.%d.%d", n/100, 2*(n%100)+1),
-		LaunchTime: f.Clock.Now(),
+		PrimaryIP:        fmt.Sprintf("10.0.%d.%d", n/100, 2*(n%100)),
+		PodIP:            fmt.Sprintf("10.0.%d.%d", n/100, 2*(n%100)+1),
+		NetworkInterface: fmt.Sprintf("eni-%017x", n),
+		LaunchTime:       f.Clock.Now(),
 	}}
 	f.instances = append(f.instances, m)
 	i := f.shown(m)
