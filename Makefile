@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test tools tools-dev build test test-unit test-e2e generate lint verify bench-start bench-overhead clean
+.PHONY: help up down status deps deps-test tools tools-dev build image push test test-unit test-e2e generate lint verify bench-start bench-overhead clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,21 @@ deps: ## Install the Debian packages that a cluster needs, where they are missin
 
 tools: ## Build Kubernetes, etcd, containerd and the like (once, up to 20 minutes on 2 cores)
 	@$(build-tools) programs cluster
+
+# Which image `make image` makes, and for what.
+IMAGE_REGISTRY ?= docker.io/elotl
+IMAGE_TAG      ?= $(shell git describe --tags --always --dirty)
+ARCHITECTURES  ?= amd64 arm64
+
+image: ## Build Kip's container image for all architectures into bin/kip-image.tar
+	set -e; for arch in $(ARCHITECTURES); do \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=auto -ldflags='-s -w' -o .cache/image/$$arch/kip ./cmd/kip; \
+	done
+	go run ./hack/image -name $(IMAGE_REGISTRY)/kip:$(IMAGE_TAG) -o bin/kip-image.tar $(IMAGE_FLAGS) \
+		$(foreach arch,$(ARCHITECTURES),$(arch)=.cache/image/$(arch)/kip)
+
+push: IMAGE_FLAGS = -push
+push: image ## Build that image and push it to IMAGE_REGISTRY
 
 build: bin/pause ## Build Kip's own programs into bin
 	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/ ./cmd/...

@@ -9,6 +9,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	// The image holds nothing but this program; where the system has roots of
+	// trust, they are used instead.
+	_ "golang.org/x/crypto/x509roots/fallback"
 
 	"github.com/elotl/kip/v2/internal/explain"
 	"github.com/elotl/kip/v2/internal/kip"

@@ -19,6 +19,7 @@ type Options struct {
 	NodeIP         string
 	KubeletListen  string
 	MetricsListen  string
+	HealthListen   string
 	DataDir        string
 	Catalogue      string
 	LogLevel       slog.Level
@@ -64,6 +65,7 @@ instances. It may be stopped and started at any time: pods run on meanwhile.`,
 	f.StringVar(&o.NodeIP, "node-ip", os.Getenv("POD_IP"), "the address at which the API server reaches the kubelet API; $POD_IP by default")
 	f.StringVar(&o.KubeletListen, "kubelet-listen", ":10250", "where the kubelet API listens")
 	f.StringVar(&o.MetricsListen, "metrics-listen", ":9090", "where /metrics listens; 0 turns it off")
+	f.StringVar(&o.HealthListen, "health-listen", ":8081", "where /healthz and /readyz listen; 0 turns them off")
 	f.StringVar(&o.DataDir, "data-dir", filepath.Join(os.TempDir(), "kip"), "where logs of ended pods are kept")
 	f.StringVar(&o.Catalogue, "catalogue", "", "a file with instance types and prices instead of the embedded ones")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")

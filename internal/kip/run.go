@@ -27,6 +27,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -289,12 +290,32 @@ func newManager(c *rest.Config, o Options) (ctrl.Manager, error) {
 			},
 			DefaultTransform: cache.TransformStripManagedFields(),
 		},
-		Metrics: metricsserver.Options{BindAddress: o.MetricsListen},
+		Metrics:                metricsserver.Options{BindAddress: o.MetricsListen},
+		HealthProbeBindAddress: o.HealthListen,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return nil, fmt.Errorf("making the manager: %w", err)
+	}
+	if err := mgr.AddReadyzCheck("caches", cachesRead(mgr.GetCache())); err != nil {
+		return nil, fmt.Errorf("making the manager: %w", err)
+	}
 	return mgr, nil
+}
+
+// cachesRead is ready when pods and cells were read, which is when all parts
+// run: from then on nothing of Kip waits for anything but its work.
+func cachesRead(c cache.Cache) healthz.Checker {
+	return func(r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), 500*time.Millisecond)
+		defer cancel()
+		if !c.WaitForCacheSync(ctx) {
+			return errors.New("pods and cells were not read yet")
+		}
+		return nil
+	}
 }
 
 func portOf(listen string) (int32, error) {

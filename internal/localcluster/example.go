@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/ociimage"
 )
 
 const (
@@ -29,11 +30,11 @@ const (
 
 // pushImages puts the images that the cluster itself needs into its registry.
 func (c *Cluster) pushImages(ctx context.Context) error {
-	for name, spec := range map[string]ImageSpec{
+	for name, spec := range map[string]ociimage.Spec{
 		PauseImage:   {Files: map[string]string{"/pause": c.bin("pause")}, Entrypoint: []string{"/pause"}},
 		ExampleImage: {Files: map[string]string{"/web": c.bin("example-web")}, Entrypoint: []string{"/web"}},
 	} {
-		image, err := BuildImage(spec)
+		image, err := ociimage.Build(spec)
 		if err != nil {
 			return err
 		}

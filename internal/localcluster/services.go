@@ -133,7 +133,7 @@ func (c *Cluster) kip() process {
 			"run", "--provider-config=" + c.path("provider.yaml"), "--kubeconfig=" + c.path("kip.kubeconfig"),
 			"--cluster-name=" + c.settings.Name, "--namespace=kip", "--node-name=" + NodeName, "--node-ip=" + host,
 			fmt.Sprintf("--kubelet-listen=%s:%d", host, kubeletPort),
-			fmt.Sprintf("--metrics-listen=127.0.0.1:%d", c.settings.MetricsPort),
+			fmt.Sprintf("--metrics-listen=127.0.0.1:%d", c.settings.MetricsPort), "--health-listen=0",
 			"--data-dir=" + c.path("kip"),
 		},
 		Watch: []string{c.path("provider.yaml")},

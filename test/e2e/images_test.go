@@ -11,7 +11,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/elotl/kip/v2/internal/localcluster"
+	"github.com/elotl/kip/v2/internal/ociimage"
 )
 
 const (
@@ -45,11 +45,11 @@ func pushTestImages(ctx context.Context) error {
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the test image's program: %w\n%s", err, out)
 	}
-	for name, spec := range map[string]localcluster.ImageSpec{
+	for name, spec := range map[string]ociimage.Spec{
 		busyboxImage: {Files: map[string]string{"/bin/busybox": busybox}, Links: links, Cmd: []string{"sh"}},
 		testImage:    {Files: map[string]string{"/testimage": program}, Entrypoint: []string{"/testimage"}},
 	} {
-		image, err := localcluster.BuildImage(spec)
+		image, err := ociimage.Build(spec)
 		if err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package localcluster
+package ociimage
 
 import (
 	"archive/tar"
@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -24,7 +23,7 @@ func program(t *testing.T, text string) string {
 
 func build(t *testing.T, text string) v1.Image {
 	t.Helper()
-	image, err := BuildImage(ImageSpec{
+	image, err := Build(Spec{
 		Files: map[string]string{"/web": program(t, text), "/usr/bin/tool": program(t, "tool")},
 		Links: map[string]string{"/bin/sh": "/web"}, Entrypoint: []string{"/web"}, Cmd: []string{"serve"}, Env: []string{"A=b"},
 	})
@@ -34,7 +33,7 @@ func build(t *testing.T, text string) v1.Image {
 	return image
 }
 
-func TestBuildImageIsReproducible(t *testing.T) {
+func TestBuildIsReproducible(t *testing.T) {
 	digest := func(i v1.Image) string {
 		d, err := i.Digest()
 		if err != nil {
@@ -93,9 +92,9 @@ func validateManifest(image v1.Image) error {
 	return err
 }
 
-func TestBuildImageRefuses(t *testing.T) {
+func TestBuildRefuses(t *testing.T) {
 	here := program(t, "x")
-	for name, spec := range map[string]ImageSpec{
+	for name, spec := range map[string]Spec{
 		"relative":      {Files: map[string]string{"web": here}},
 		"empty":         {Files: map[string]string{"": here}},
 		"root":          {Files: map[string]string{"/": here}},
@@ -103,28 +102,8 @@ func TestBuildImageRefuses(t *testing.T) {
 		"relative link": {Links: map[string]string{"sh": "/web"}},
 		"missing":       {Files: map[string]string{"/web": here + ".none"}},
 	} {
-		if _, err := BuildImage(spec); err == nil {
+		if _, err := Build(spec); err == nil {
 			t.Errorf("%s: built", name)
 		}
-	}
-}
-
-func TestImageName(t *testing.T) {
-	a := program(t, "a")
-	first, err := imageName(map[string]string{"x": a, "y": a})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if again, err := imageName(map[string]string{"y": a, "x": a}); err != nil || again != first {
-		t.Errorf("%s, %v", again, err)
-	}
-	if err := os.WriteFile(a, []byte("ab"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if other, err := imageName(map[string]string{"x": a, "y": a}); err != nil || other == first {
-		t.Errorf("a program that was built anew makes the same image: %v", err)
-	}
-	if _, err := imageName(map[string]string{"x": a + ".none"}); err == nil || !strings.Contains(err.Error(), "make tools build") {
-		t.Errorf("%v", err)
 	}
 }

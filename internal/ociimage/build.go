@@ -1,8 +1,9 @@
-package localcluster
+package ociimage
 
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -17,8 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// ImageSpec is an image made of local files, without a container engine.
-type ImageSpec struct {
+// Spec says what is in an image.
+type Spec struct {
 	// Files are paths in the image and the local files that stand there; all
 	// are executable.
 	Files map[string]string
@@ -27,10 +28,24 @@ type ImageSpec struct {
 	Entrypoint []string
 	Cmd        []string
 	Env        []string
+	// User is whom the container runs as: a user ID, or UID:GID. Empty means
+	// root.
+	User string
+	// Architecture is the files', in Go's words; empty means this machine's.
+	Architecture string
 }
 
-// BuildImage makes an image with one layer. The same files make the same image.
-func BuildImage(spec ImageSpec) (v1.Image, error) {
+// Kip is the image of Kip itself: the static program alone. It needs no files
+// of a distribution; the roots of trust for AWS's endpoints are in the program.
+func Kip(program, architecture string) Spec {
+	return Spec{
+		Files: map[string]string{"/kip": program}, Entrypoint: []string{"/kip"}, Cmd: []string{"run"},
+		User: "65532:65532", Architecture: architecture,
+	}
+}
+
+// Build makes an image with one layer.
+func Build(spec Spec) (v1.Image, error) {
 	content, err := layerTar(spec)
 	if err != nil {
 		return nil, fmt.Errorf("making an image layer: %w", err)
@@ -51,13 +66,28 @@ func BuildImage(spec ImageSpec) (v1.Image, error) {
 		return nil, fmt.Errorf("making an image: %w", err)
 	}
 	config = config.DeepCopy()
-	config.OS, config.Architecture = "linux", runtime.GOARCH
-	config.Config.Entrypoint, config.Config.Cmd = spec.Entrypoint, spec.Cmd
+	config.OS, config.Architecture = "linux", cmp.Or(spec.Architecture, runtime.GOARCH)
+	config.Config.Entrypoint, config.Config.Cmd, config.Config.User = spec.Entrypoint, spec.Cmd, spec.User
 	config.Config.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, spec.Env...)
 	return mutate.ConfigFile(image, config)
 }
 
-func layerTar(spec ImageSpec) ([]byte, error) {
+// Index joins images of one program for several architectures under one name.
+func Index(images ...v1.Image) (v1.ImageIndex, error) {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, image := range images {
+		config, err := image.ConfigFile()
+		if err != nil {
+			return nil, fmt.Errorf("making an image index: %w", err)
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{
+			Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: config.OS, Architecture: config.Architecture}},
+		})
+	}
+	return index, nil
+}
+
+func layerTar(spec Spec) ([]byte, error) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	seen := map[string]bool{".": true, "/": true}
