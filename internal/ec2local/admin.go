@@ -20,6 +20,8 @@ const interruptionNotice = 2 * time.Minute
 // admin is ec2local's own API:
 //
 //	GET  /_ec2local/vpc                        the ID of the only VPC: {"vpcId": …}
+//	GET  /_ec2local/calls                      what was called, by whom, how often, and what was denied: {"calls": …, "denied": …}
+//	DELETE /_ec2local/calls                    forgets it
 //	GET  /_ec2local/faults                     the rules of the fault script, as a JSON list
 //	PUT  /_ec2local/faults                     replaces them
 //	POST /_ec2local/instances/{id}/interrupt   announces a spot interruption; ?after=30s, by default 2m
@@ -31,6 +33,15 @@ func (s *Server) admin() http.Handler {
 	mux.HandleFunc("GET "+adminPrefix+"vpc", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(map[string]string{"vpcId": s.cloud.World().VPC.ID}) // the client may be gone
+	})
+	mux.HandleFunc("GET "+adminPrefix+"calls", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		calls := s.gate.Calls()
+		_ = json.NewEncoder(w).Encode(map[string]any{"calls": calls.Counts(), "denied": calls.Denials()}) // the client may be gone
+	})
+	mux.HandleFunc("DELETE "+adminPrefix+"calls", func(w http.ResponseWriter, _ *http.Request) {
+		s.gate.Calls().Forget()
+		adminAnswer(w, nil)
 	})
 	mux.HandleFunc("GET "+adminPrefix+"faults", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -4,6 +4,7 @@
 //
 //	ec2api      the operations of EC2's Query API      imds   the metadata service that instances ask
 //	query       the protocol's encoding                signature   who signed a request
+//	access      who may call what, and who did          policy      what IAM policies allow
 //	cloud       the account: records, states, time     fault  what shall go wrong
 //	machine     the seam to what runs machines; container and vpcnet run them as Linux namespaces
 //

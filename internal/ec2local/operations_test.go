@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/elotl/kip/v2/internal/ec2local/access"
 	"github.com/elotl/kip/v2/internal/ec2local/ec2api"
 )
 
@@ -199,6 +200,36 @@ func TestSecurityGroupRefusals(t *testing.T) {
 	}
 	if code(byName) != "InvalidGroup.NotFound" {
 		t.Errorf("a group that is named but does not exist: %v", byName)
+	}
+}
+
+// TestCalls reads what was called, as end-to-end tests do.
+func TestCalls(t *testing.T) {
+	e, ctx := start(t, nil), t.Context()
+	e.admin(t, http.MethodDelete, "calls", nil)
+	must(e.RunInstances(ctx, e.cell(t)))(t)
+	must(e.DescribeVpcs(ctx, &ec2.DescribeVpcsInput{}))(t)
+	resp, err := http.Get(e.url + adminPrefix + "calls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got struct {
+		Calls  []access.Count
+		Denied []access.Denial
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{"ec2:RunInstances": 1, "ec2:CreateTags": 1, "ec2:DescribeVpcs": 1}
+	for _, c := range got.Calls {
+		if want[c.Action] > 0 && c.Allowed < 1 || c.Denied != 0 || c.Principal != "arn:aws:iam::123456789012:user/administrator" {
+			t.Errorf("got %+v", c)
+		}
+		delete(want, c.Action)
+	}
+	if len(want) > 0 || got.Denied == nil || len(got.Denied) > 0 {
+		t.Errorf("%v are missing; %v were denied", want, got.Denied)
 	}
 }
 

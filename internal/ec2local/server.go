@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"k8s.io/utils/clock"
 
+	"github.com/elotl/kip/v2/internal/ec2local/access"
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/ec2api"
 	"github.com/elotl/kip/v2/internal/ec2local/fault"
@@ -35,7 +36,7 @@ type Config struct {
 	Zones  []string
 	// VPC is the only VPC's range.
 	VPC netip.Prefix
-	// Credentials are who may use the API.
+	// Credentials are the keys of the account's administrators, who may do everything.
 	Credentials signature.Credentials
 	// Types looks an instance type up; see CatalogueTypes.
 	Types func(name string) (cloud.Type, bool)
@@ -54,6 +55,7 @@ type Server struct {
 	cfg    Config
 	cloud  *cloud.Cloud
 	faults *fault.Script
+	gate   *access.Gate
 	imds   *imds.Server
 	mux    *http.ServeMux
 }
@@ -72,8 +74,11 @@ func New(cfg Config) (*Server, error) {
 	s.imds = imds.New(imds.Config{
 		Lookup: s.metadata, Key: account.World().MetadataKey, Now: cfg.Clock.Now, Log: cfg.Log,
 	})
-	verifier := &signature.Verifier{Service: "ec2", Region: cfg.Region, Secret: cfg.Credentials.Secret, Now: cfg.Clock.Now}
-	s.mux.Handle("/{$}", ec2api.New(account, verifier, cfg.Log))
+	s.gate = access.New(access.Config{
+		AccountID: AccountID, Identities: administrators(cfg.Credentials), Now: cfg.Clock.Now,
+		Serves: func(service, region string) bool { return service == "ec2" && region == cfg.Region },
+	})
+	s.mux.Handle("/{$}", ec2api.New(account, s.gate, cfg.Log))
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	s.mux.Handle(adminPrefix, fromLoopback(s.admin()))
 	return s, nil

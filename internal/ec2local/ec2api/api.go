@@ -7,7 +7,6 @@ package ec2api
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"github.com/elotl/kip/v2/internal/ec2local/access"
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
@@ -27,14 +27,14 @@ const maxBody = 1 << 20
 
 // API is EC2's API as an http.Handler.
 type API struct {
-	cloud  *cloud.Cloud
-	verify func(ctx context.Context, r *http.Request, body []byte) (accessKeyID string, err error)
-	log    *slog.Logger
+	cloud *cloud.Cloud
+	gate  *access.Gate
+	log   *slog.Logger
 }
 
-// New makes the API of an account. Requests that verifier does not believe are refused.
-func New(c *cloud.Cloud, verifier *signature.Verifier, log *slog.Logger) *API {
-	return &API{cloud: c, verify: verifier.Verify, log: log}
+// New makes the API of an account. Requests that gate does not let pass are refused.
+func New(c *cloud.Cloud, gate *access.Gate, log *slog.Logger) *API {
+	return &API{cloud: c, gate: gate, log: log}
 }
 
 // ServeHTTP implements [http.Handler].
@@ -74,7 +74,8 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (action string, answ
 	if err != nil {
 		return "", nil, query.Errorf("InvalidRequest", "The request cannot be read: %v", err)
 	}
-	if _, err := a.verify(r.Context(), r, body); err != nil {
+	caller, err := a.gate.Authenticate(r.Context(), r, body)
+	if err != nil {
 		return "", nil, authError(err)
 	}
 	form, err := parameters(r, body)
@@ -89,7 +90,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (action string, answ
 	if !ok {
 		return action, nil, query.Errorf("InvalidAction", "The action %s is not valid for this web service.", action)
 	}
-	answer, err = run(a, form)
+	answer, err = run(a, call{action: action, form: form, caller: caller})
 	return action, answer, err
 }
 
@@ -122,7 +123,7 @@ func authError(err error) error {
 	switch {
 	case errors.Is(err, signature.ErrMissing):
 		return query.Errorf("MissingAuthenticationToken", "Request is missing Authentication Token")
-	case errors.Is(err, signature.ErrExpired):
+	case errors.Is(err, signature.ErrExpired), errors.Is(err, signature.ErrTokenExpired):
 		return query.Errorf("RequestExpired", "Request has expired: %v", err)
 	}
 	return query.Errorf("AuthFailure", "AWS was not able to validate the provided access credentials: %v", err)

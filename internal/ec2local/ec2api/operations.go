@@ -2,7 +2,6 @@ package ec2api
 
 import (
 	"maps"
-	"net/url"
 	"slices"
 
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
@@ -46,19 +45,27 @@ var operations = map[string]operation{
 	"TerminateInstances":            write((*API).terminateInstances),
 }
 
-// operation answers a request with these parameters.
-type operation func(a *API, form url.Values) (query.Answerer, error)
+// operation answers a call.
+type operation func(a *API, c call) (query.Answerer, error)
 
 // dryRun is embedded in every request.
 type dryRun struct{ DryRun bool }
 
 func (d dryRun) isDryRun() bool { return d.DryRun }
 
-// read makes an operation that changes nothing of a handler that need not care for DryRun.
+// read makes an operation that changes nothing of a handler that need not care for DryRun. Most of what is read is not a
+// resource that a policy could name: the action must be allowed for * then.
 func read[In interface{ isDryRun() bool }, Out query.Answerer](handle func(*API, *In) (Out, error)) operation {
-	return func(a *API, form url.Values) (query.Answerer, error) {
+	return func(a *API, c call) (query.Answerer, error) {
 		var in In
-		if err := query.Decode(form, &in); err != nil {
+		if err := query.Decode(c.form, &in); err != nil {
+			return nil, err
+		}
+		about := []touched{{arn: "*"}}
+		if one, ok := any(&in).(toucher); ok {
+			about = one.touches(a)
+		}
+		if err := a.admit(c, about); err != nil {
 			return nil, err
 		}
 		answer, err := handle(a, &in)
@@ -69,11 +76,17 @@ func read[In interface{ isDryRun() bool }, Out query.Answerer](handle func(*API,
 	}
 }
 
-// write makes an operation of a handler that cares for DryRun by itself.
-func write[In any, Out query.Answerer](handle func(*API, *In) (Out, error)) operation {
-	return func(a *API, form url.Values) (query.Answerer, error) {
+// write makes an operation of a handler that cares for DryRun by itself. The request says what it touches.
+func write[In any, Request interface {
+	*In
+	toucher
+}, Out query.Answerer](handle func(*API, *In) (Out, error)) operation {
+	return func(a *API, c call) (query.Answerer, error) {
 		var in In
-		if err := query.Decode(form, &in); err != nil {
+		if err := query.Decode(c.form, &in); err != nil {
+			return nil, err
+		}
+		if err := a.admit(c, Request(&in).touches(a)); err != nil {
 			return nil, err
 		}
 		return handle(a, &in)

@@ -64,16 +64,19 @@ type runInstancesAnswer struct {
 
 // runInstances is an operation of its own since the same client token must come with the same parameters, whatever
 // they are.
-func runInstances(a *API, form url.Values) (query.Answerer, error) {
+func runInstances(a *API, c call) (query.Answerer, error) {
 	var in runInstancesRequest
-	if err := query.Decode(form, &in); err != nil {
+	if err := query.Decode(c.form, &in); err != nil {
 		return nil, err
 	}
 	launch, err := in.launch(a.cloud.AccountID())
 	if err != nil {
 		return nil, err
 	}
-	launch.RequestHash = requestHash(form)
+	if err := a.admit(c, a.touchedBy(launch)); err != nil {
+		return nil, err
+	}
+	launch.RequestHash = requestHash(c.form)
 	r, instances, err := a.cloud.Launch(launch)
 	if err != nil {
 		return nil, err

@@ -29,9 +29,3 @@ func ReadCredentials(file string) (Credentials, error) {
 }
 
 var errEmpty = errors.New("an access key or its secret is empty")
-
-// Secret returns the secret of an access key.
-func (c Credentials) Secret(accessKeyID string) (string, bool) {
-	secret, ok := c[accessKeyID]
-	return secret, ok
-}

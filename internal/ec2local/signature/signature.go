@@ -27,7 +27,7 @@ const MaxSkew = 5 * time.Minute
 var (
 	// ErrMissing means the request is not signed.
 	ErrMissing = errors.New("the request is not signed")
-	// ErrIncomplete means that the signature lacks something or names another service or region.
+	// ErrIncomplete means that the signature lacks something or names another region.
 	ErrIncomplete = errors.New("the signature is incomplete")
 	// ErrUnknownKey means that nobody knows the access key.
 	ErrUnknownKey = errors.New("unknown access key")
@@ -35,52 +35,77 @@ var (
 	ErrMismatch = errors.New("the signature does not match")
 	// ErrExpired means that the request's time is too far from the server's.
 	ErrExpired = errors.New("the request's time is too far from the server's")
+	// ErrToken means that the session token is not one that goes with the access key.
+	ErrToken = errors.New("the session token is invalid")
+	// ErrTokenExpired means that the session is over.
+	ErrTokenExpired = errors.New("the session token has expired")
 )
 
 const algorithm = "AWS4-HMAC-SHA256"
 
-// Verifier checks signatures for one service in one region.
+// HeaderToken is the header that carries the session token of temporary credentials.
+const HeaderToken = "X-Amz-Security-Token"
+
+// Verifier checks signatures.
 type Verifier struct {
-	// Service is the service's signing name, such as ec2.
-	Service string
-	// Region is the region that requests must be signed for.
-	Region string
-	// Secret returns the secret key that belongs to an access key.
-	Secret func(accessKeyID string) (secret string, ok bool)
+	// Serves tells whether there is such a service here, in such a region.
+	Serves func(service, region string) bool
+	// Secret returns the secret key that belongs to an access key, with the session token of the request ("" if it has
+	// none). Errors wrap one of the package's.
+	Secret func(accessKeyID, token string) (secret string, err error)
 	// Now is the server's time.
 	Now func() time.Time
 }
 
-// Verify checks a request with the body given. It returns the access key that signed it, or an error that wraps one of
-// the package's. The request is not changed.
-func (v *Verifier) Verify(ctx context.Context, r *http.Request, body []byte) (accessKeyID string, err error) {
+// Signer is whose signature a request has.
+type Signer struct {
+	AccessKeyID, Token string
+	// Region and Service are what the request was signed for.
+	Region, Service string
+}
+
+// Service returns the service that a request says it is signed for, "" if it is not signed. Nothing is verified.
+func Service(r *http.Request) string {
+	c, err := parse(r.Header.Get("Authorization"))
+	if err != nil {
+		return ""
+	}
+	return c.service
+}
+
+// Verify checks a request with the body given. It returns who signed it, or an error that wraps one of the package's.
+// The request is not changed.
+func (v *Verifier) Verify(ctx context.Context, r *http.Request, body []byte) (Signer, error) {
 	claim, err := parse(r.Header.Get("Authorization"))
 	if err != nil {
-		return "", err
+		return Signer{}, err
 	}
-	if claim.service != v.Service || claim.region != v.Region {
-		return "", fmt.Errorf("%w: it is for service %q in region %q, this is %q in %q",
-			ErrIncomplete, claim.service, claim.region, v.Service, v.Region)
+	if !v.Serves(claim.service, claim.region) {
+		return Signer{}, fmt.Errorf("%w: it is for service %q in region %q, which is not here", ErrIncomplete, claim.service, claim.region)
 	}
 	at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
 	if err != nil || at.Format("20060102") != claim.date {
-		return "", fmt.Errorf("%w: X-Amz-Date is missing, malformed or not of the credential's day", ErrIncomplete)
+		return Signer{}, fmt.Errorf("%w: X-Amz-Date is missing, malformed or not of the credential's day", ErrIncomplete)
 	}
 	if skew := v.Now().Sub(at).Abs(); skew > MaxSkew {
-		return "", fmt.Errorf("%w: by %s", ErrExpired, skew.Round(time.Second))
+		return Signer{}, fmt.Errorf("%w: by %s", ErrExpired, skew.Round(time.Second))
 	}
-	secret, ok := v.Secret(claim.accessKeyID)
-	if !ok {
-		return "", fmt.Errorf("%w %q", ErrUnknownKey, claim.accessKeyID)
+	token := r.Header.Get(HeaderToken)
+	if token != "" && !slices.Contains(claim.signedHeaders, strings.ToLower(HeaderToken)) {
+		return Signer{}, fmt.Errorf("%w: the session token must be signed", ErrIncomplete)
+	}
+	secret, err := v.Secret(claim.accessKeyID, token)
+	if err != nil {
+		return Signer{}, err
 	}
 	want, err := v.sign(ctx, r, body, claim, secret, at)
 	if err != nil {
-		return "", err
+		return Signer{}, err
 	}
 	if !hmac.Equal([]byte(want), []byte(claim.signature)) {
-		return "", ErrMismatch
+		return Signer{}, ErrMismatch
 	}
-	return claim.accessKeyID, nil
+	return Signer{AccessKeyID: claim.accessKeyID, Token: token, Region: claim.region, Service: claim.service}, nil
 }
 
 // sign returns the signature that the request should have.
@@ -98,7 +123,7 @@ func (v *Verifier) sign(ctx context.Context, r *http.Request, body []byte, c cla
 	}
 	sum := sha256.Sum256(body)
 	credentials := aws.Credentials{AccessKeyID: c.accessKeyID, SecretAccessKey: secret}
-	err := v4.NewSigner().SignHTTP(ctx, credentials, again, hex.EncodeToString(sum[:]), v.Service, v.Region, at)
+	err := v4.NewSigner().SignHTTP(ctx, credentials, again, hex.EncodeToString(sum[:]), c.service, c.region, at)
 	if err != nil {
 		return "", fmt.Errorf("computing the signature: %w", err)
 	}

@@ -64,16 +64,29 @@ func TestVerify(t *testing.T) {
 		"date":      {"the scope's day is another", now, authorization("/20260102/", "/20260103/"), ErrIncomplete},
 		"unhosted":  {"good for any host", now, authorization("host;", ""), ErrIncomplete},
 		"scheme":    {"another algorithm", now, authorization("AWS4-HMAC-SHA256", "AWS4-HMAC-SHA512"), ErrIncomplete},
+		"token":     {"nobody signed it", now, func(r *http.Request) string { r.Header.Set(HeaderToken, "good"); return body }, ErrIncomplete},
 		"garbage":   {"no header at all", now, func(r *http.Request) string { r.Header.Set("Authorization", algorithm+" x"); return body }, ErrIncomplete},
 	}
-	v := &Verifier{Service: "ec2", Region: "us-west-2", Secret: Credentials{"AKIA": "secret"}.Secret, Now: func() time.Time { return now }}
+	v := &Verifier{
+		Serves: func(service, region string) bool { return service == "ec2" && region == "us-west-2" },
+		Secret: func(accessKeyID, token string) (string, error) {
+			if accessKeyID != "AKIA" {
+				return "", ErrUnknownKey
+			}
+			if token != "" && token != "good" {
+				return "", ErrToken
+			}
+			return "secret", nil
+		},
+		Now: func() time.Time { return now },
+	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			r := signed(t, tc.at, "ec2", "us-west-2")
 			sent := tc.change(r)
-			key, err := v.Verify(context.Background(), r, []byte(sent))
-			if !errors.Is(err, tc.want) || tc.want == nil && (err != nil || key != "AKIA") {
-				t.Errorf("%s: got %q, %v, want %v", tc.reason, key, err, tc.want)
+			got, err := v.Verify(context.Background(), r, []byte(sent))
+			if !errors.Is(err, tc.want) || tc.want == nil && (err != nil || got.AccessKeyID != "AKIA" || got.Service != "ec2") {
+				t.Errorf("%s: got %+v, %v, want %v", tc.reason, got, err, tc.want)
 			}
 		})
 	}
@@ -81,6 +94,32 @@ func TestVerify(t *testing.T) {
 		if _, err := v.Verify(t.Context(), signed(t, now, scope[0], scope[1]), []byte(body)); !errors.Is(err, ErrIncomplete) {
 			t.Errorf("signed for %v: %v", scope, err)
 		}
+	}
+}
+
+// TestVerifyToken signs with the credentials of a session, whose token is part of what is signed.
+func TestVerifyToken(t *testing.T) {
+	r := signed(t, now, "ec2", "us-west-2")
+	sum := sha256.Sum256([]byte(body))
+	session := aws.Credentials{AccessKeyID: "ASIA", SecretAccessKey: "secret", SessionToken: "token"}
+	if err := v4.NewSigner().SignHTTP(t.Context(), session, r, hex.EncodeToString(sum[:]), "ec2", "us-west-2", now); err != nil {
+		t.Fatal(err)
+	}
+	v := &Verifier{
+		Serves: func(string, string) bool { return true }, Now: func() time.Time { return now },
+		Secret: func(accessKeyID, token string) (string, error) {
+			if accessKeyID != "ASIA" || token != "token" {
+				return "", ErrToken
+			}
+			return "secret", nil
+		},
+	}
+	if got, err := v.Verify(t.Context(), r, []byte(body)); err != nil || got.Token != "token" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	r.Header.Set(HeaderToken, "other")
+	if _, err := v.Verify(t.Context(), r, []byte(body)); !errors.Is(err, ErrToken) {
+		t.Errorf("with another token: %v", err)
 	}
 }
 
