@@ -84,6 +84,24 @@ type RouteTarget struct {
 	NetworkInterface string
 }
 
+// RegistryAuthorizer is an optional ability of a Provider: it can log in to the
+// cloud's own image registries.
+type RegistryAuthorizer interface {
+	// RegistryLogin returns what logs in to the image registry of that host, or
+	// nil if the host is no registry of the cloud's, or one that is open to
+	// everybody. It answers from memory while an earlier login is good, and
+	// for some seconds with the same error. The login carries Kip's own rights
+	// to pull, whatever the image: the caller decides who may have it.
+	RegistryLogin(ctx context.Context, host string) (*RegistryLogin, error)
+}
+
+// RegistryLogin is a user name and password for an image registry.
+type RegistryLogin struct {
+	Username, Password string
+	// Expires is when the registry refuses it.
+	Expires time.Time
+}
+
 // LaunchRequest is everything that an instance is made of. Two requests with
 // the same ClientToken are the same request.
 type LaunchRequest struct {

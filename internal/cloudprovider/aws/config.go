@@ -14,6 +14,7 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecr"
 	"k8s.io/utils/clock"
 
 	"github.com/elotl/kip/v2/internal/cloudprovider"
@@ -72,8 +73,9 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Provider implements cloudprovider.Provider, ZoneLister and Router on EC2. It starts
-// no goroutines and is safe for concurrent use.
+// Provider implements cloudprovider.Provider, ZoneLister, Router and
+// RegistryAuthorizer on EC2 and ECR. It starts no goroutines and is safe for
+// concurrent use.
 type Provider struct {
 	cfg  Config
 	ec2  api
@@ -82,12 +84,14 @@ type Provider struct {
 	imgs images
 	grp  securityGroup
 	rts  routing
+	regs registries
 }
 
 var (
-	_ cloudprovider.Provider   = (*Provider)(nil)
-	_ cloudprovider.ZoneLister = (*Provider)(nil)
-	_ cloudprovider.Router     = (*Provider)(nil)
+	_ cloudprovider.Provider           = (*Provider)(nil)
+	_ cloudprovider.ZoneLister         = (*Provider)(nil)
+	_ cloudprovider.Router             = (*Provider)(nil)
+	_ cloudprovider.RegistryAuthorizer = (*Provider)(nil)
 )
 
 // api is what this package calls of EC2.
@@ -117,14 +121,7 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
 		return nil, errors.New("aws: accessKeyID and secretAccessKey must be given together")
 	}
-	httpClient := awshttp.NewBuildableClient().WithTimeout(attemptTimeout).WithTransportOptions(func(t *http.Transport) {
-		// Launches come in bursts; a new TLS handshake for each would be most
-		// of their cost.
-		t.MaxIdleConnsPerHost = 64
-		if cfg.InsecureTLSSkipVerify {
-			t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for by the configuration, for endpoints that are not AWS
-		}
-	})
+	httpClient := awshttp.NewBuildableClient().WithTimeout(attemptTimeout)
 	opts := []func(*awsconfig.LoadOptions) error{
 		awsconfig.WithRegion(cfg.Region),
 		awsconfig.WithHTTPClient(httpClient),
@@ -139,14 +136,25 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("aws: loading the SDK's configuration: %w", err)
 	}
-	return newProvider(cfg, ec2.NewFromConfig(sdk, func(o *ec2.Options) {
+	client := ec2.NewFromConfig(sdk, func(o *ec2.Options) {
 		if cfg.EndpointURL != "" {
 			o.BaseEndpoint = aws.String(cfg.EndpointURL)
 		}
-	}))
+		// EC2's alone: what is configured is that endpoint, and credentials and
+		// logins go over the other clients.
+		o.HTTPClient = httpClient.WithTransportOptions(func(t *http.Transport) {
+			// Launches come in bursts; a new TLS handshake for each would be
+			// most of their cost.
+			t.MaxIdleConnsPerHost = 64
+			if cfg.InsecureTLSSkipVerify {
+				t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // asked for by the configuration, for endpoints that are not AWS
+			}
+		})
+	})
+	return newProvider(cfg, client, ecr.NewFromConfig(sdk))
 }
 
-func newProvider(cfg Config, client api) (*Provider, error) {
+func newProvider(cfg Config, client api, registry registryAPI) (*Provider, error) {
 	if cfg.ControllerID == "" {
 		return nil, errors.New("aws: controller ID is empty")
 	}
@@ -158,6 +166,7 @@ func newProvider(cfg Config, client api) (*Provider, error) {
 	p.imgs = images{p: p, cache: map[string]*cached[image]{}}
 	p.grp = securityGroup{p: p, cache: newCached[string]()}
 	p.rts = routing{p: p, cache: newCached[routeTables]()}
+	p.regs = registries{p: p, ecr: registry, logins: map[ecrEndpoint]*ecrLogin{}}
 	return p, nil
 }
 

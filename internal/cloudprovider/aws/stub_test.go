@@ -106,7 +106,7 @@ func newStub(t *testing.T, change func(*Config)) (*Provider, *stub, *clocktestin
 	if change != nil {
 		change(&cfg)
 	}
-	p, err := newProvider(cfg, s)
+	p, err := newProvider(cfg, s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,4 +27,12 @@ const (
 	// subnetFullFor is how long a subnet that had no free address is left
 	// alone. Terminated cells give theirs back within a minute or two.
 	subnetFullFor = time.Minute
+
+	// registryLoginMargin is what a login to ECR, good for 12 hours, must have
+	// left to be given away: pulls of large images take a while.
+	registryLoginMargin = time.Hour
+
+	// registryRetry is how long a login that was refused is not asked for
+	// again. A kubelet that fails to pull waits 10 seconds before it tries anew.
+	registryRetry = 10 * time.Second
 )
