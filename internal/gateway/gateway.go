@@ -105,8 +105,9 @@ type Interruption struct {
 
 // Config is what a Gateway is made of.
 type Config struct {
-	State State
-	Sink  Sink
+	State      State
+	Sink       Sink
+	Registries Registries
 	// Upstream leads to the API server as Kip. The gateway uses it only with
 	// the impersonation of a virtual node. It must not impersonate already.
 	Upstream *rest.Config
@@ -122,14 +123,15 @@ type Config struct {
 
 // Gateway shows each cell the part of the Kubernetes API that is its own.
 type Gateway struct {
-	state    State
-	sink     Sink
-	upstream *upstream
-	clock    clock.WithTicker
-	metrics  *metrics
-	log      *slog.Logger
-	versions *watchcache.Versions
-	shared   []*sharedResource
+	state      State
+	sink       Sink
+	registries Registries
+	upstream   *upstream
+	clock      clock.WithTicker
+	metrics    *metrics
+	log        *slog.Logger
+	versions   *watchcache.Versions
+	shared     []*sharedResource
 
 	// refusals limits the log lines about refused requests, for all cells
 	// together.
@@ -141,16 +143,17 @@ type Gateway struct {
 
 // New makes a Gateway. Its caches are filled once Start runs.
 func New(config Config) (*Gateway, error) {
-	if config.State == nil || config.Sink == nil || config.Upstream == nil || config.Client == nil || config.Metrics == nil {
-		return nil, errors.New("making a gateway: State, Sink, Upstream, Client and Metrics must be set")
+	if config.State == nil || config.Sink == nil || config.Registries == nil || config.Upstream == nil || config.Client == nil || config.Metrics == nil {
+		return nil, errors.New("making a gateway: State, Sink, Registries, Upstream, Client and Metrics must be set")
 	}
 	g := &Gateway{
-		state:    config.State,
-		sink:     config.Sink,
-		clock:    config.Clock,
-		log:      config.Log,
-		refusals: rate.NewLimiter(rate.Every(time.Second), 20),
-		cells:    map[string]*cellState{},
+		state:      config.State,
+		sink:       config.Sink,
+		registries: config.Registries,
+		clock:      config.Clock,
+		log:        config.Log,
+		refusals:   rate.NewLimiter(rate.Every(time.Second), 20),
+		cells:      map[string]*cellState{},
 	}
 	if g.clock == nil {
 		g.clock = clock.RealClock{}

@@ -31,13 +31,14 @@ const (
 
 // harness is a gateway with all that is around it.
 type harness struct {
-	State    *gatewaytest.State
-	Sink     *gatewaytest.Sink
-	Upstream *gatewaytest.Upstream
-	Shared   *fake.Clientset
-	Metrics  *prometheus.Registry
-	Gateway  *gateway.Gateway
-	Config   gateway.Config
+	State      *gatewaytest.State
+	Sink       *gatewaytest.Sink
+	Registries *gatewaytest.Registries
+	Upstream   *gatewaytest.Upstream
+	Shared     *fake.Clientset
+	Metrics    *prometheus.Registry
+	Gateway    *gateway.Gateway
+	Config     gateway.Config
 	// URL is where the cell's kubelet finds its API server.
 	URL string
 
@@ -49,14 +50,15 @@ type harness struct {
 func newHarness(t testing.TB, with ...func(*gateway.Config)) *harness {
 	t.Helper()
 	h := &harness{
-		State:    &gatewaytest.State{},
-		Upstream: gatewaytest.NewUpstream(t),
-		Shared:   fake.NewClientset(),
+		State:      &gatewaytest.State{},
+		Registries: &gatewaytest.Registries{},
+		Upstream:   gatewaytest.NewUpstream(t),
+		Shared:     fake.NewClientset(),
 	}
 	h.Sink = &gatewaytest.Sink{State: h.State}
 	h.State.SetCell(standbyCell())
 	h.Config = gateway.Config{
-		State: h.State, Sink: h.Sink, Upstream: h.Upstream.Config(), Client: h.Shared, Clock: clock.RealClock{},
+		State: h.State, Sink: h.Sink, Registries: h.Registries, Upstream: h.Upstream.Config(), Client: h.Shared, Clock: clock.RealClock{},
 	}
 	for _, f := range with {
 		f(&h.Config)
@@ -209,7 +211,7 @@ func webPod() *corev1.Pod {
 			ServiceAccountName: "seller",
 			ImagePullSecrets:   []corev1.LocalObjectReference{{Name: "pull"}},
 			Containers: []corev1.Container{{
-				Name: "web", Image: "web:1",
+				Name: "web", Image: "registry.example.com/web:1",
 				Env: []corev1.EnvVar{{Name: "PASSWORD", ValueFrom: &corev1.EnvVarSource{
 					SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "password"}, Key: "p"},
 				}}},

@@ -3,54 +3,19 @@ package gateway
 import (
 	"encoding/json"
 	"errors"
-	"mime"
 	"net/http"
 	"strings"
-
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// kipPrefix is where the agent itself, not the kubelet, speaks to Kip.
-const kipPrefix = "/kip"
-
-const interruptionPath = kipPrefix + "/v1/interruption"
-
-// maxInterruption is the largest body of an interruption report, in bytes.
-const maxInterruption = 4 * kib
-
-func isKipPath(path string) bool { return path == kipPrefix || strings.HasPrefix(path, kipPrefix+"/") }
-
-// serveKip answers the agent's reports. There is one.
-func (g *Gateway) serveKip(state *cellState, w *answer, r *http.Request, o *outcome) error {
-	if err := checkHeaders(r); err != nil {
-		return err
-	}
-	if r.URL.Path != interruptionPath || r.URL.RawQuery != "" {
-		return apierrors.NewNotFound(schema.GroupResource{}, printable(r.URL.Path))
-	}
-	o.resource, o.verb = "interruption", "create"
-	if r.Method != http.MethodPost {
-		return refuse("an interruption is reported with POST")
-	}
-	if _, err := g.waitKnown(r.Context(), state.name); err != nil {
-		return err
-	}
-	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != mediaTypeJSON {
-		return unsupportedMediaType("a report is " + mediaTypeJSON)
-	}
-	body, err := readLimited(w, r, maxInterruption)
-	if err != nil {
-		return err
-	}
+// reportInterruption takes the agent's word that the cloud announced something.
+func (g *Gateway) reportInterruption(cell Cell, body []byte, w http.ResponseWriter, r *http.Request) error {
 	interruption, err := decodeInterruption(body)
 	if err != nil {
 		return invalid("reading the report: %v", err)
 	}
-	if err := g.sink.Interruption(r.Context(), state.name, interruption); err != nil {
+	if err := g.sink.Interruption(r.Context(), cell.Name, interruption); err != nil {
 		return err
 	}
-	o.by = served
 	writeSuccess(w)
 	return nil
 }

@@ -98,7 +98,7 @@ func TestKubeletSeesItsPod(t *testing.T) {
 					t.Errorf("the kubelet saw its pod %v after it was bound", took)
 				}
 				seen := k.pods()[0]
-				if len(seen.ManagedFields) != 0 || seen.ResourceVersion == pod.ResourceVersion || seen.Spec.Containers[0].Image != "web:1" {
+				if len(seen.ManagedFields) != 0 || seen.ResourceVersion == pod.ResourceVersion || seen.Spec.Containers[0].Image != "registry.example.com/web:1" {
 					t.Errorf("the pod is not as it should be shown: %+v", seen.ObjectMeta)
 				}
 

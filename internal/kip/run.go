@@ -45,6 +45,7 @@ import (
 	"github.com/elotl/kip/v2/internal/pki"
 	"github.com/elotl/kip/v2/internal/podlogs"
 	"github.com/elotl/kip/v2/internal/provider"
+	"github.com/elotl/kip/v2/internal/registrylogin"
 	"github.com/elotl/kip/v2/internal/tunnel"
 )
 
@@ -120,8 +121,18 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err := pods.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
+	cloud, err := newCloud(ctx, o, cfg, catalogue, log)
+	if err != nil {
+		return err
+	}
+	registries, err := registrylogin.New(registrylogin.Config{
+		Cloud: cloud, Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
+	})
+	if err != nil {
+		return err
+	}
 	cells, err := gateway.New(gateway.Config{
-		State: pods, Sink: pods, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
+		State: pods, Sink: pods, Registries: registries, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err
@@ -138,7 +149,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err := connections.SetupWithManager(mgr); err != nil {
 		return err
 	}
-	if err := setUpCloud(ctx, o, cfg, mgr, catalogue, region, ca, log); err != nil {
+	if err := setUpCells(ctx, o, cfg, mgr, cloud, region, ca, log); err != nil {
 		return err
 	}
 	auth, runAuth, err := kubeletapi.ClusterAuth(kube, o.NodeName)
@@ -181,14 +192,12 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	return nil
 }
 
-// setUpCloud makes the cloud's driver and the controllers that use it.
-func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, catalogue *instancetype.Catalogue,
-	region *instancetype.Region, ca *pki.Authority, log *slog.Logger,
-) error {
+// newCloud makes the cloud's driver.
+func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *instancetype.Catalogue, log *slog.Logger) (*aws.Provider, error) {
 	spec := cfg.Cells.BootImageSpec
 	image, err := aws.ParseImageSpec(spec.Owners, spec.ExecutableUsers, spec.ImageIDs, spec.Filters)
 	if err != nil {
-		return fmt.Errorf("cells.bootImageSpec: %w", err)
+		return nil, fmt.Errorf("cells.bootImageSpec: %w", err)
 	}
 	a := cfg.Cloud.AWS
 	cloud, err := aws.New(ctx, aws.Config{
@@ -205,8 +214,15 @@ func setUpCloud(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		Clock:           clock.RealClock{}, Logger: log,
 	})
 	if err != nil {
-		return fmt.Errorf("setting up AWS: %w", err)
+		return nil, fmt.Errorf("setting up AWS: %w", err)
 	}
+	return cloud, nil
+}
+
+// setUpCells makes the controllers that use the cloud.
+func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, cloud *aws.Provider,
+	region *instancetype.Region, ca *pki.Authority, log *slog.Logger,
+) error {
 	warm := func(ctx context.Context) error {
 		if err := cloud.Warm(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("preparing for the first launch; it is tried again then", "err", err)
