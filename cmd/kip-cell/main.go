@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/elotl/kip/v2/internal/agent"
+	"github.com/elotl/kip/v2/internal/agent/credentialprovider"
 	"github.com/elotl/kip/v2/internal/agent/imds"
+	"github.com/elotl/kip/v2/internal/agent/kubelet"
 	"github.com/elotl/kip/v2/internal/agent/machine"
 )
 
@@ -27,12 +29,21 @@ func main() {
 	plugins := flag.String("network-plugin-dir", "/opt/kip/cni/bin", "directory of the CNI plugins")
 	grace := flag.Duration("container-grace", 3*time.Second, "how long containers have to end before power off")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "Usage: kip-cell [flags]\n       kip-cell version\n\nRuns the agent of a Kip cell. It takes its orders from the instance's user data.\n\n")
+		fmt.Fprintf(flag.CommandLine.Output(), "Usage: kip-cell [flags]\n       kip-cell version\n       kip-cell registry-credentials\n\n"+
+			"Runs the agent of a Kip cell. It takes its orders from the instance's user data.\n"+
+			"registry-credentials is for the cell's kubelet, which runs it as its image credential provider.\n\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.Arg(0) == "version" {
+	switch flag.Arg(0) {
+	case "version":
 		fmt.Println(version)
+		return
+	case kubelet.CredentialProviderCommand:
+		if err := credentialprovider.Run(context.Background(), credentialprovider.Socket, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "kip-cell:", err)
+			os.Exit(1)
+		}
 		return
 	}
 

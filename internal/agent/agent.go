@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/elotl/kip/v2/internal/agent/credentialprovider"
 	"github.com/elotl/kip/v2/internal/agent/imds"
 	"github.com/elotl/kip/v2/internal/agent/localapi"
 	"github.com/elotl/kip/v2/internal/agent/machine"
@@ -204,7 +205,8 @@ func (a *Agent) identify(ctx context.Context) (doc userdata.Document, instance i
 	return doc, instance, nil
 }
 
-// listen opens the cell's two ports: one for Kip, one for the kubelet.
+// listen opens the cell's two ports, one for Kip and one for the kubelet, and
+// the socket for the kubelet's credential provider.
 func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.Authority) error {
 	forKip, err := net.Listen("tcp", ":"+strconv.Itoa(tunnel.Port))
 	if err != nil {
@@ -227,6 +229,14 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 	})
 	group.run("local API server", func(ctx context.Context) error {
 		return localapi.Serve(ctx, forKubelet, authority, handler, a.Logger)
+	})
+
+	forPlugin, err := credentialprovider.Listen(credentialprovider.Socket)
+	if err != nil {
+		return err
+	}
+	group.run("credential provider", func(ctx context.Context) error {
+		return credentialprovider.Serve(ctx, forPlugin, server.Gateway(), a.Logger)
 	})
 	return nil
 }

@@ -56,6 +56,12 @@ const (
 	cellName = "cell-of-the-boot-test"
 	nodeName = "kip-provider-0"
 	podImage = "kip.test/pod:1"
+
+	// privateRegistry has the same image for those who log in.
+	privateRegistry = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
+	privateImage    = privateRegistry + "/pod:1"
+	loginName       = "AWS"
+	loginPassword   = "what-ecr-handed-out"
 )
 
 // programs are what the tools directory must hold.
@@ -69,6 +75,7 @@ func TestBoot(t *testing.T) {
 	b := newBoot(t)
 	kip := newFakeKip(t, b.node())
 	kip.pod = b.pod()
+	kip.pod.Spec.Containers[0].Image = privateImage
 
 	start := time.Now()
 	if err := b.machines.Start(t.Context(), b.spec); err != nil {
@@ -76,6 +83,11 @@ func TestBoot(t *testing.T) {
 	}
 	b.connect(t, kip)
 	kip.await("the pod is ready", time.Minute, isReady)
+	kip.mu.Lock()
+	if want := privateRegistry + "/pod"; len(kip.images) != 1 || kip.images[0] != want {
+		t.Errorf("the kubelet asked for credentials of %v, want those of %s once", kip.images, want)
+	}
+	kip.mu.Unlock()
 	t.Logf("power on to Ready: %s", time.Since(start).Round(time.Millisecond))
 
 	first := b.askPod(t)
@@ -232,9 +244,12 @@ func newBoot(t *testing.T) *boot {
 		b.machines.Close()
 	})
 
-	images := net.JoinHostPort(config.HostAddress().String(), "5000")
-	serveImages(t, images)
-	b.identify(t, "http://"+images)
+	images, private := net.JoinHostPort(config.HostAddress().String(), "5000"), net.JoinHostPort(config.HostAddress().String(), "5001")
+	serveImages(t, images, private)
+	b.identify(t,
+		userdata.Mirror{Hosts: []string{userdata.DefaultMirror}, Endpoint: "http://" + images},
+		userdata.Mirror{Hosts: []string{privateRegistry}, Endpoint: "http://" + private},
+	)
 	listener, err := network.ListenIMDS()
 	if err != nil {
 		t.Fatal(err)
@@ -244,7 +259,7 @@ func newBoot(t *testing.T) *boot {
 }
 
 // identify makes Kip's authority, the cell's user data and its metadata.
-func (b *boot) identify(t *testing.T, mirror string) {
+func (b *boot) identify(t *testing.T, mirrors ...userdata.Mirror) {
 	t.Helper()
 	var err error
 	if b.authority, err = pki.Create(time.Now()); err != nil {
@@ -256,7 +271,7 @@ func (b *boot) identify(t *testing.T, mirror string) {
 		CACertificates:  string(b.authority.CertificatePEM()),
 		EnrolmentToken:  b.token,
 		Node:            userdata.Node{Name: nodeName, ClusterDNS: []string{"10.223.255.1"}, ClusterDomain: "cluster.local"},
-		RegistryMirrors: []userdata.Mirror{{Hosts: []string{userdata.DefaultMirror}, Endpoint: mirror}},
+		RegistryMirrors: mirrors,
 		SandboxImage:    podImage,
 	})
 	if err != nil {
@@ -547,14 +562,25 @@ func provide(t *testing.T, from, to string) {
 }
 
 // serveImages runs a registry that has the pod's image, which is the sandbox's
-// as well.
-func serveImages(t *testing.T, address string) {
+// as well, and at another address the same one behind a login.
+func serveImages(t *testing.T, address, private string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
+	images := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
+	behindLogin := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if name, password, _ := r.BasicAuth(); name != loginName || password != loginPassword {
+			w.Header().Set("WWW-Authenticate", `Basic realm="https://`+privateRegistry+`/"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		images.ServeHTTP(w, r)
+	})
+	for address, handler := range map[string]http.Handler{address: images, private: behindLogin} {
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serve(t, listener, handler)
 	}
-	serve(t, listener, registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 
 	program := filepath.Join(t.TempDir(), "pod")
 	build(t, "./testdata/pod", program)

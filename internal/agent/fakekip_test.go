@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	credentialproviderv1 "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
 )
 
 // fakeKip is as little of an API server as a kubelet needs for one pod: what
@@ -30,7 +31,9 @@ type fakeKip struct {
 	watchers map[chan metav1.WatchEvent]bool
 	// interruptions are the bodies of the agent's reports.
 	interruptions []string
-	changed       chan struct{}
+	// images are those whose registry's credentials were asked for.
+	images  []string
+	changed chan struct{}
 }
 
 func newFakeKip(t *testing.T, node *corev1.Node) *fakeKip {
@@ -114,6 +117,7 @@ func (k *fakeKip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.interruptions = append(k.interruptions, string(body))
 		k.poke()
 	})
+	mux.HandleFunc("POST /kip/v1/registry-credentials", k.registryCredentials)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodGet && (strings.Contains(r.URL.Path, "/namespaces/") || strings.Contains(r.URL.Path, "/csinodes/")):
@@ -127,6 +131,23 @@ func (k *fakeKip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	})
 	mux.ServeHTTP(w, r)
+}
+
+func (k *fakeKip) registryCredentials(w http.ResponseWriter, r *http.Request) {
+	var question credentialproviderv1.CredentialProviderRequest
+	if err := json.NewDecoder(r.Body).Decode(&question); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.images = append(k.images, question.Image)
+	reply(w, http.StatusOK, credentialproviderv1.CredentialProviderResponse{
+		TypeMeta:      metav1.TypeMeta{Kind: "CredentialProviderResponse", APIVersion: question.APIVersion},
+		CacheKeyType:  credentialproviderv1.RegistryPluginCacheKeyType,
+		CacheDuration: &metav1.Duration{Duration: time.Hour},
+		Auth:          map[string]credentialproviderv1.AuthConfig{privateRegistry: {Username: loginName, Password: loginPassword}},
+	})
 }
 
 func meta(kind string) metav1.TypeMeta { return metav1.TypeMeta{Kind: kind, APIVersion: "v1"} }

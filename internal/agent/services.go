@@ -86,9 +86,6 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 	if doc.SandboxImage != "" {
 		daemonsDone.Go(func() { a.pullSandboxImage(ctx, doc.SandboxImage) })
 	}
-	if len(doc.Routes) > 0 {
-		daemonsDone.Go(func() { network.KeepRoutes(ctx, instance.Pod, doc.Routes, a.Logger) })
-	}
 	daemonsDone.Wait()
 	a.endContainers()
 	stopRuntime()
@@ -98,6 +95,10 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 
 // configure writes every file that the services read, and sets up the network.
 func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authority *localapi.Authority) (kubelet.Node, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return kubelet.Node{}, fmt.Errorf("finding the agent's own program: %w", err)
+	}
 	node := kubelet.Node{
 		Name:               doc.Node.Name,
 		Address:            instance.Primary,
@@ -107,6 +108,7 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 		MaxContainerLogMiB: doc.Node.MaxContainerLogMiB,
 		RuntimeSocket:      containerd.Socket,
 		MayLowerOOMScore:   machine.MayLowerOOMScore(),
+		CredentialProvider: program,
 	}
 	name, mtu, err := network.InterfaceOf(instance.Primary)
 	if err != nil {

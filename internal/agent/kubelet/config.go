@@ -41,6 +41,9 @@ type Node struct {
 	MayLowerOOMScore bool
 	// RuntimeSocket is containerd's.
 	RuntimeSocket string
+	// CredentialProvider is the agent's own program, which the kubelet runs to
+	// get the credentials of a registry.
+	CredentialProvider string
 }
 
 // configuration is the part of kubelet.config.k8s.io/v1beta1
@@ -187,7 +190,10 @@ func (n Node) Write(root string) error {
 	if err != nil {
 		return fmt.Errorf("writing the kubelet's configuration: %w", err)
 	}
-	return writeFile(filepath.Join(root, ConfigFile), append(content, '\n'), 0o644)
+	if err := writeFile(filepath.Join(root, ConfigFile), append(content, '\n'), 0o644); err != nil {
+		return err
+	}
+	return n.writeCredentialProvider(root)
 }
 
 // Args are the kubelet's command line.
@@ -198,6 +204,8 @@ func (n Node) Args() []string {
 		"--root-dir=" + DataDir,
 		"--hostname-override=" + n.Name,
 		"--node-ip=" + n.Address.String(),
+		"--image-credential-provider-config=" + credentialProviderFile,
+		"--image-credential-provider-bin-dir=" + filepath.Dir(n.CredentialProvider),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/client-go/tools/clientcmd"
+	kubeletv1 "k8s.io/kubelet/config/v1"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
 	"sigs.k8s.io/yaml"
 )
@@ -20,7 +21,8 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 var node = Node{
 	Name: "kip-provider-0", Address: netip.MustParseAddr("10.98.0.11"),
 	DNSServers: []string{"10.96.0.10"}, DNSDomain: "cluster.local", ResolverFile: "/etc/resolv.conf",
-	RuntimeSocket: "/run/containerd/containerd.sock",
+	RuntimeSocket:      "/run/containerd/containerd.sock",
+	CredentialProvider: "/opt/kip/bin/kip-cell",
 }
 
 func golden(t *testing.T, name string, got []byte) {
@@ -72,6 +74,24 @@ func TestKubeletConfiguration(t *testing.T) {
 	if args := strings.Join(node.Args(), " "); !strings.Contains(args, "--hostname-override=kip-provider-0") ||
 		!strings.Contains(args, "--node-ip=10.98.0.11") {
 		t.Errorf("Args() = %s", args)
+	}
+}
+
+func TestCredentialProvider(t *testing.T) {
+	root := t.TempDir()
+	if err := node.Write(root); err != nil {
+		t.Fatal(err)
+	}
+	content := read(t, root, credentialProviderFile)
+	golden(t, "credential-provider.json", content)
+	var known kubeletv1.CredentialProviderConfig
+	if err := yaml.UnmarshalStrict(content, &known); err != nil {
+		t.Fatalf("the kubelet would refuse the file: %v", err)
+	}
+	args := strings.Join(node.Args(), " ")
+	if p := known.Providers[0]; p.Name != "kip-cell" || p.DefaultCacheDuration == nil ||
+		!strings.Contains(args, "--image-credential-provider-bin-dir=/opt/kip/bin") || !strings.Contains(args, "--image-credential-provider-config="+credentialProviderFile) {
+		t.Errorf("the kubelet would run %s %v, with %s", p.Name, p.Args, args)
 	}
 }
 
