@@ -16,16 +16,16 @@ import (
 
 	"github.com/elotl/kip/v2/internal/ec2local"
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
-	"github.com/elotl/kip/v2/internal/ec2local/container"
-	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
+	"github.com/elotl/kip/v2/internal/ec2local/throttle"
 	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 type serveOptions struct {
 	state, listen, region, vpc, cluster, images, credentials, nameserver string
 
-	delays cloud.Delays
-	grace  time.Duration
+	delays           cloud.Delays
+	grace            time.Duration
+	throttle, hollow bool
 }
 
 func serveCommand() *cobra.Command {
@@ -53,6 +53,8 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&o.delays.Checks, "status-check-delay", 0, "how long status checks of a new instance are initializing")
 	f.DurationVar(&o.delays.Retention, "retention", time.Hour, "how long terminated instances can be seen")
 	f.DurationVar(&o.grace, "power-off-grace", 10*time.Second, "how long an instance has to power off by itself")
+	f.BoolVar(&o.throttle, "throttle", true, "answer RequestLimitExceeded to what is more than EC2 allows a new account")
+	f.BoolVar(&o.hollow, "hollow", false, "instances exist in the API only and run nothing; needs no root")
 	for _, name := range []string{"state", "images"} {
 		_ = cmd.MarkFlagRequired(name) // fails for unknown flags only
 	}
@@ -87,36 +89,24 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return err
 	}
 
-	subnets := cloud.SubnetCIDRs(vpc, len(c.Zones))
-	network, err := vpcnet.Open(ctx, c.network(subnets))
+	machines, err := openMachines(ctx, o, c)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, network.Close()) }()
-	nameserver := c.network(subnets).HostAddress()
-	if o.nameserver != "" {
-		if nameserver, err = netip.ParseAddr(o.nameserver); err != nil {
-			return fmt.Errorf("--nameserver: %w", err)
-		}
+	defer func() { err = errors.Join(err, machines.close()) }()
+	var limits throttle.Limits
+	if o.throttle {
+		limits = throttle.EC2()
 	}
-	hypervisor, err := container.New(container.Config{
-		StateDir: o.state, Cluster: c.Name, Network: network, Nameserver: nameserver,
-		PowerOffGrace: o.grace, Logger: slog.Default(),
-	})
-	if err != nil {
-		return err
-	}
-	defer hypervisor.Close()
-
 	server, err := ec2local.New(ec2local.Config{
 		Dir: filepath.Join(o.state, cloudDir), Images: o.images, Region: c.Region, Zones: c.Zones, VPC: vpc,
-		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: hypervisor,
-		Delays: o.delays, Clock: clock.RealClock{}, Log: slog.Default(),
+		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines,
+		Throttling: limits, Delays: o.delays, Clock: clock.RealClock{}, Log: slog.Default(),
 	})
 	if err != nil {
 		return err
 	}
-	metadata, err := network.ListenIMDS()
+	metadata, err := machines.listenMetadata()
 	if err != nil {
 		return err
 	}

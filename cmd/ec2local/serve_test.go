@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -101,6 +103,42 @@ func TestServe(t *testing.T) {
 	p.destroy(t) // once more does no harm
 }
 
+// TestServeHollow needs no root, and has EC2's limits unless told otherwise.
+func TestServeHollow(t *testing.T) {
+	p := newProgram(t)
+	for flag, want := range map[string]string{"--throttle": "RequestLimitExceeded", "--throttle=false": ""} {
+		p.serve(t, "--hollow", flag)
+		images, err := p.DescribeImages(t.Context(), &ec2.DescribeImagesInput{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		run := func() (*ec2.RunInstancesOutput, error) {
+			return p.RunInstances(t.Context(), &ec2.RunInstancesInput{
+				ImageId: images.Images[0].ImageId, InstanceType: types.InstanceTypeT3Small, MinCount: aws.Int32(1), MaxCount: aws.Int32(600),
+			}, func(o *ec2.Options) { o.Retryer = aws.NopRetryer{} })
+		}
+		out, err := run()
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := *out.Instances[0].InstanceId
+		for deadline := time.Now().Add(time.Minute); p.stateOf(t, id) != types.InstanceStateNameRunning; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s is %s", id, p.stateOf(t, id))
+			}
+		}
+		_, err = run()
+		code := ""
+		if answer, ok := errors.AsType[smithy.APIError](err); ok {
+			code = answer.ErrorCode()
+		}
+		if code != want {
+			t.Errorf("%s: 1200 instances in a moment: %v, want code %q", flag, err, want)
+		}
+		p.kill(t)
+	}
+}
+
 func newProgram(t *testing.T) *program {
 	t.Helper()
 	dir := t.TempDir()
@@ -139,10 +177,10 @@ func newProgram(t *testing.T) *program {
 }
 
 // serve starts the program and waits until it is ready.
-func (p *program) serve(t *testing.T) {
+func (p *program) serve(t *testing.T, more ...string) {
 	t.Helper()
-	p.process = exec.Command(p.binary, "serve", "--state", p.state, "--images", p.images, "--listen", p.listen,
-		"--cluster", testCluster, "--vpc-cidr", testVPC, "--terminate-delay", "100ms")
+	p.process = exec.Command(p.binary, append([]string{"serve", "--state", p.state, "--images", p.images, "--listen", p.listen,
+		"--cluster", testCluster, "--vpc-cidr", testVPC, "--terminate-delay", "100ms"}, more...)...)
 	p.process.Stdout, p.process.Stderr = t.Output(), t.Output()
 	if err := p.process.Start(); err != nil {
 		t.Fatal(err)

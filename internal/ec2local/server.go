@@ -20,6 +20,7 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/imds"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
+	"github.com/elotl/kip/v2/internal/ec2local/throttle"
 )
 
 // AccountID is the number of the only account.
@@ -42,6 +43,9 @@ type Config struct {
 	Types func(name string) (cloud.Type, bool)
 	// Hypervisor runs the machines.
 	Hypervisor machine.Hypervisor
+	// Throttling is how much of each operation the account may use; throttle.EC2 is what a new account of EC2 may. The
+	// zero value has no limits.
+	Throttling throttle.Limits
 	// Delays are how long instances take to change their state.
 	Delays cloud.Delays
 	// Clock tells the time.
@@ -65,7 +69,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, faults: &fault.Script{}, mux: http.NewServeMux()}
 	account, err := cloud.Open(cloud.Config{
 		Dir: cfg.Dir, Images: cfg.Images, Region: cfg.Region, Zones: cfg.Zones, AccountID: AccountID, VPC: cfg.VPC,
-		Hypervisor: cfg.Hypervisor, Types: cfg.Types, Faults: s.faults, Delays: cfg.Delays, Clock: cfg.Clock, Log: cfg.Log,
+		Hypervisor: cfg.Hypervisor, Types: cfg.Types, Delays: cfg.Delays, Clock: cfg.Clock, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the account: %w", err)
@@ -78,7 +82,8 @@ func New(cfg Config) (*Server, error) {
 		AccountID: AccountID, Identities: administrators(cfg.Credentials), Now: cfg.Clock.Now,
 		Serves: func(service, region string) bool { return service == "ec2" && region == cfg.Region },
 	})
-	s.mux.Handle("/{$}", ec2api.New(account, s.gate, cfg.Log))
+	trouble := ec2api.Trouble{Faults: s.faults, Throttle: throttle.New(cfg.Throttling, cfg.Clock), Clock: cfg.Clock}
+	s.mux.Handle("/{$}", ec2api.New(account, s.gate, trouble, cfg.Log))
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	s.mux.Handle(adminPrefix, fromLoopback(s.admin()))
 	return s, nil

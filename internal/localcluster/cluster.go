@@ -33,6 +33,8 @@ type Config struct {
 	// BootDelay is how long instances stay pending before they boot. It may be
 	// changed at any time; Up and Start bring it into effect.
 	BootDelay time.Duration
+	// Unthrottled: the cloud answers any number of requests. EC2 does not.
+	Unthrottled bool
 	// Progress is told, in one line each, what is being done.
 	Progress func(format string, args ...any)
 }

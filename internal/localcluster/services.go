@@ -26,6 +26,7 @@ func (c *Cluster) ec2() process {
 			"serve", "--state=" + c.path("ec2"), fmt.Sprintf("--listen=127.0.0.1:%d", c.settings.EC2Port),
 			"--region=" + region, "--vpc-cidr=" + c.settings.VPC.String(), "--cluster=" + c.settings.Name,
 			"--images=" + c.path("images"), "--credentials=" + c.path("ec2-credentials.json"), "--boot-delay=" + c.BootDelay.String(),
+			fmt.Sprintf("--throttle=%t", !c.Unthrottled),
 		},
 		Ready: answers(c.ec2URL() + "/healthz"),
 	}

@@ -33,7 +33,8 @@ func (r runner) burst(ctx context.Context, o startOptions) ([]sample, error) {
 	if err := r.useImages(ctx, burstImage); err != nil {
 		return nil, fmt.Errorf("having Kip use other images: %w", err)
 	}
-	r.BootDelay = bootDelay
+	// EC2 would let two pods start in each second, which says nothing of Kip.
+	r.BootDelay, r.Unthrottled = bootDelay, true
 	if err := r.Start(ctx, localcluster.EC2Local); err != nil {
 		return nil, fmt.Errorf("having instances boot later: %w", err)
 	}

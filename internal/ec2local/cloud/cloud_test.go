@@ -17,7 +17,6 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"github.com/elotl/kip/v2/internal/ec2local/fault"
 	"github.com/elotl/kip/v2/internal/ec2local/machine/machinetest"
 )
 
@@ -37,7 +36,7 @@ func config(t *testing.T, h *machinetest.Hypervisor) Config {
 	return Config{
 		Dir: filepath.Join(dir, "state"), Images: filepath.Join(dir, "images"), Region: "us-west-2",
 		Zones: []string{"us-west-2a", "us-west-2b"}, AccountID: "123456789012", VPC: netip.MustParsePrefix("10.98.0.0/16"),
-		Hypervisor: h, Faults: &fault.Script{}, Delays: testDelays, Clock: clock.RealClock{},
+		Hypervisor: h, Delays: testDelays, Clock: clock.RealClock{},
 		Types: func(name string) (Type, bool) {
 			return Type{Name: name, VCPUs: 2, MemoryMiB: 1024, Architecture: "x86_64", AddressesPerInterface: 2, Spot: true}, name == "small"
 		},

@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/utils/clock"
 
-	"github.com/elotl/kip/v2/internal/ec2local/fault"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 )
 
@@ -30,8 +29,6 @@ type Config struct {
 	Hypervisor machine.Hypervisor
 	// Types looks an instance type up.
 	Types func(name string) (Type, bool)
-	// Faults is asked before each launch.
-	Faults *fault.Script
 	// Delays are how long things take besides the work itself.
 	Delays Delays
 	// Clock tells the time.

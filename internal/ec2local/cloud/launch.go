@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/elotl/kip/v2/internal/ec2local/fault"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 )
 
@@ -44,14 +43,6 @@ type Launch struct {
 	InstanceTags, VolumeTags, InterfaceTags Tags
 }
 
-// capacityType is what faults know the launch by.
-func (l *Launch) capacityType() string {
-	if l.Spot != nil {
-		return "spot"
-	}
-	return "on-demand"
-}
-
 // Launch makes instances. It returns as soon as the wish is on disk; machines start later. Repeating a launch with its
 // client token returns the instances of the first one.
 func (c *Cloud) Launch(l Launch) (*Reservation, []*Instance, error) {
@@ -67,9 +58,6 @@ func (c *Cloud) Launch(l Launch) (*Reservation, []*Instance, error) {
 	if l.DryRun {
 		return nil, nil, ErrDryRun()
 	}
-	if rule, ok := c.cfg.Faults.Launch(fault.Launch{InstanceType: t.Name, Zone: subnet.Zone, CapacityType: l.capacityType()}); ok {
-		return nil, nil, faultError(rule, t.Name, subnet.Zone)
-	}
 	r, instances, err := c.reserve(l, t, image, subnet)
 	if err != nil {
 		return nil, nil, err
@@ -83,6 +71,14 @@ func (c *Cloud) Launch(l Launch) (*Reservation, []*Instance, error) {
 		c.spawn(i.ID, false)
 	}
 	return &r, instances, nil
+}
+
+// Launched tells whether a launch with this client token was made.
+func (c *Cloud) Launched(token string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.tokens[token]
+	return ok && token != ""
 }
 
 // repeated answers a launch whose client token is known. c.mu is held.
@@ -171,16 +167,6 @@ func (c *Cloud) resolveSubnet(l *Launch) (Subnet, error) {
 			"availability zone '%s'", l.Zone, s.Zone)
 	}
 	return s, nil
-}
-
-// faultError is the refusal that a rule of the fault script asks for.
-func faultError(rule fault.Rule, instanceType, zone string) error {
-	message := rule.Message
-	if message == "" {
-		message = "We currently do not have sufficient " + instanceType +
-			" capacity in the Availability Zone you requested (" + zone + ")."
-	}
-	return query.Errorf(rule.Code, "%s", message)
 }
 
 // reserve makes the records of a launch: as many instances as there are addresses for, from Min to Max.

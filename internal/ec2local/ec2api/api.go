@@ -27,20 +27,24 @@ const maxBody = 1 << 20
 
 // API is EC2's API as an http.Handler.
 type API struct {
-	cloud *cloud.Cloud
-	gate  *access.Gate
-	log   *slog.Logger
+	cloud   *cloud.Cloud
+	gate    *access.Gate
+	trouble Trouble
+	log     *slog.Logger
 }
 
 // New makes the API of an account. Requests that gate does not let pass are refused.
-func New(c *cloud.Cloud, gate *access.Gate, log *slog.Logger) *API {
-	return &API{cloud: c, gate: gate, log: log}
+func New(c *cloud.Cloud, gate *access.Gate, trouble Trouble, log *slog.Logger) *API {
+	return &API{cloud: c, gate: gate, trouble: trouble, log: log}
 }
 
 // ServeHTTP implements [http.Handler].
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	requestID := newRequestID()
 	action, answer, err := a.serve(w, r)
+	if errors.Is(err, errLost) {
+		panic(http.ErrAbortHandler) // net/http's way to end the connection
+	}
 	var body bytes.Buffer
 	if err == nil {
 		err = query.EncodeAnswer(&body, action, requestID, answer)
@@ -90,7 +94,9 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (action string, answ
 	if !ok {
 		return action, nil, query.Errorf("InvalidAction", "The action %s is not valid for this web service.", action)
 	}
-	answer, err = run(a, call{action: action, form: form, caller: caller})
+	answer, err = a.through(r.Context(), action, form, func() (query.Answerer, error) {
+		return run(a, call{action: action, form: form, caller: caller})
+	})
 	return action, answer, err
 }
 

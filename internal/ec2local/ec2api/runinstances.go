@@ -18,6 +18,8 @@ const (
 	maxUserData    = 16 << 10 // bytes, before base64
 	maxClientToken = 64
 	maxInstances   = 1000 // per launch
+
+	defaultType = "m1.small" // since 2006
 )
 
 type runInstancesRequest struct {
@@ -109,7 +111,7 @@ func (in *runInstancesRequest) launch(account string) (cloud.Launch, error) {
 		NoAPITermination: in.NoAPITermination, Groups: in.SecurityGroupIDs,
 	}
 	if l.Type == "" {
-		l.Type = "m1.small" // EC2's default since 2006
+		l.Type = defaultType
 	}
 	for _, step := range []func(*cloud.Launch) error{
 		in.checkScalars, in.userData, in.network, in.rootVolume, in.metadata, in.market, in.tags,
