@@ -47,6 +47,7 @@ push: image ## Build that image and push it to IMAGE_REGISTRY
 build: bin/pause ## Build Kip's own programs into bin
 	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/ ./cmd/...
 	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/example-web ./examples/web
+	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/local-node ./images/node
 
 bin/pause: images/pause/pause.c
 	@mkdir -p bin

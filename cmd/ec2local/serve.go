@@ -21,8 +21,9 @@ import (
 )
 
 type serveOptions struct {
-	state, listen, region, vpc, cluster, images, credentials, nameserver string
+	state, region, vpc, cluster, images, credentials, nameserver string
 
+	listen           []string
 	delays           cloud.Delays
 	grace            time.Duration
 	throttle, hollow bool
@@ -40,7 +41,7 @@ func serveCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.state, "state", "", "directory for the state; not on an overlay file system")
-	f.StringVar(&o.listen, "listen", "127.0.0.1:4566", "address to serve the API on")
+	f.StringArrayVar(&o.listen, "listen", []string{"127.0.0.1:4566"}, "address to serve the API on; may be repeated, and be the host's in the VPC")
 	f.StringVar(&o.region, "region", "us-west-2", "region to be")
 	f.StringVar(&o.vpc, "vpc-cidr", "10.98.0.0/16", "address range of the VPC, /16 to /20")
 	f.StringVar(&o.cluster, "cluster", "kip", "name of the cluster; names its network and cgroups")
@@ -110,11 +111,17 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	api, err := net.Listen("tcp", o.listen)
-	if err != nil {
-		_ = metadata.Close()
-		return fmt.Errorf("listening for API requests: %w", err)
+	var apis []net.Listener
+	for _, address := range o.listen {
+		api, err := net.Listen("tcp", address)
+		if err != nil {
+			for _, l := range append(apis, metadata) {
+				_ = l.Close()
+			}
+			return fmt.Errorf("listening for API requests: %w", err)
+		}
+		apis = append(apis, api)
 	}
-	slog.Info("serving", "endpoint", "http://"+api.Addr().String(), "region", c.Region, "vpc", vpc.String(), "pid", os.Getpid())
-	return server.Run(ctx, api, metadata)
+	slog.Info("serving", "endpoint", "http://"+apis[0].Addr().String(), "region", c.Region, "vpc", vpc.String(), "pid", os.Getpid())
+	return server.Run(ctx, metadata, apis...)
 }

@@ -97,11 +97,13 @@ func (s *Server) Metadata() *imds.Server { return s.imds }
 
 // Run drives the instances, and serves the API and the metadata service, until ctx ends or one of them fails. It closes
 // the listeners and returns when everything it started has ended. Machines go on running.
-func (s *Server) Run(ctx context.Context, api, metadata net.Listener) error {
+func (s *Server) Run(ctx context.Context, metadata net.Listener, api ...net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { s.cloud.Run(ctx); return nil })
 	group.Go(func() error { return s.imds.Serve(ctx, metadata) })
-	group.Go(func() error { return s.serveAPI(ctx, api) })
+	for _, l := range api {
+		group.Go(func() error { return s.serveAPI(ctx, l) })
+	}
 	return group.Wait()
 }
 

@@ -83,7 +83,7 @@ func (e *endpoint) restart(t *testing.T) {
 	api, metadata := listen(t), listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx, api, metadata) }()
+	go func() { ended <- server.Run(ctx, metadata, api) }()
 	e.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {

@@ -135,7 +135,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
 		c.install,
 		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns),
-		c.pushImages, c.configureKip,
+		c.pushImages, c.ensureNode, c.configureKip,
 		c.ensure(c.kip),
 	}
 	for _, step := range steps {
@@ -159,7 +159,7 @@ func (c *Cluster) prepare() error {
 			return fmt.Errorf("writing %s: %w", file, err)
 		}
 	}
-	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.makeImage} {
+	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.makeCellImage} {
 		if err := write(); err != nil {
 			return err
 		}

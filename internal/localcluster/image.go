@@ -14,59 +14,93 @@ import (
 	"time"
 )
 
-// The programs of a container cell's machine image. kip-cell is the init.
-var (
-	cellPrograms = []string{"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc"}
-	cellPlugins  = []string{"ptp", "static", "portmap", "loopback", "host-local", "bridge"}
-)
+// machineImage is what a machine image is made of. An image is never changed:
+// when something in it is, another image is made, and the newest is used.
+type machineImage struct {
+	prefix, description string
+	// programs and plugins are third-party programs, for /opt/kip/bin and
+	// /opt/kip/cni/bin; own are Kip's, for /opt/kip/bin.
+	own, programs, plugins []string
+	// init is which of them is the machine's first process.
+	init string
+	// write adds files below the image's root directory; may be nil.
+	write func(root string) error
+}
 
-// makeImage makes the machine image of container cells from the programs that
-// were built. An image is never changed: when a program is, another image is
-// made, and Kip takes the newest.
-func (c *Cluster) makeImage() error {
-	files := map[string]string{"opt/kip/bin/kip-cell": c.bin("kip-cell")}
-	for _, p := range cellPrograms {
+// The programs of a container cell's machine image. kip-cell is the init.
+var cellImage = machineImage{
+	prefix: "kip-cell-", description: "Kip cell of the local cluster",
+	own:      []string{"kip-cell"},
+	programs: []string{"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc"},
+	plugins:  []string{"ptp", "static", "portmap", "loopback", "host-local", "bridge"},
+	init:     "kip-cell",
+}
+
+func (c *Cluster) makeCellImage() error {
+	_, err := c.makeImage(cellImage)
+	return err
+}
+
+// makeImage makes a machine image of what was built, if there is none of just
+// that, and returns its name.
+func (c *Cluster) makeImage(image machineImage) (name string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("making the machine image %s: %w", image.prefix, err)
+		}
+	}()
+	files := map[string]string{}
+	for _, p := range image.own {
+		files["opt/kip/bin/"+p] = c.bin(p)
+	}
+	for _, p := range image.programs {
 		files["opt/kip/bin/"+p] = c.tool(p)
 	}
-	for _, p := range cellPlugins {
+	for _, p := range image.plugins {
 		files["opt/kip/cni/bin/"+p] = c.tool(p)
 	}
-	name, err := imageName(files)
-	if err != nil {
-		return err
+	partial := filepath.Join(c.path("images"), image.prefix+"next.partial")
+	if err := os.RemoveAll(partial); err != nil {
+		return "", err
+	}
+	// Ends with the rename that completes the image, or here.
+	defer func() { err = errors.Join(err, os.RemoveAll(partial)) }()
+	root := filepath.Join(partial, "rootfs")
+	if err := os.MkdirAll(filepath.Join(root, "sbin"), 0o755); err != nil {
+		return "", err
+	}
+	if image.write != nil {
+		if err := image.write(root); err != nil {
+			return "", err
+		}
+	}
+	if name, err = imageName(image.prefix, files, root); err != nil {
+		return "", err
 	}
 	final := filepath.Join(c.path("images"), name)
 	if _, err := os.Stat(final); err == nil {
-		return nil
-	}
-	partial := final + ".partial"
-	if err := os.RemoveAll(partial); err != nil {
-		return err
+		return name, nil
 	}
 	for path, source := range files {
 		// Links would do for what never changes, but kip-cell is built in place.
-		if err := copyProgram(filepath.Join(partial, "rootfs", path), source); err != nil {
-			return fmt.Errorf("making the machine image: %w", err)
+		if err := copyProgram(filepath.Join(root, path), source); err != nil {
+			return "", err
 		}
 	}
-	sbin := filepath.Join(partial, "rootfs", "sbin")
-	if err := os.MkdirAll(sbin, 0o755); err != nil {
-		return err
-	}
-	if err := os.Symlink("/opt/kip/bin/kip-cell", filepath.Join(sbin, "init")); err != nil {
-		return err
+	if err := os.Symlink("/opt/kip/bin/"+image.init, filepath.Join(root, "sbin", "init")); err != nil {
+		return "", err
 	}
 	description, err := json.MarshalIndent(map[string]any{
-		"name": name, "description": "Kip cell of the local cluster", "architecture": architecture(),
+		"name": name, "description": image.description, "architecture": architecture(),
 		"creationDate": time.Now().UTC().Format(time.RFC3339), "ownerId": accountID, "tags": map[string]string{},
 	}, "", "  ")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(partial, "image.json"), description, 0o600); err != nil {
-		return err
+		return "", err
 	}
-	return os.Rename(partial, final)
+	return name, os.Rename(partial, final)
 }
 
 // accountID is ec2local's only account.
@@ -79,12 +113,12 @@ func architecture() string {
 	return runtime.GOARCH
 }
 
-// imageName changes whenever one of the programs was built anew.
-func imageName(files map[string]string) (string, error) {
-	h := sha256.New()
+// imageName changes whenever one of the programs was built anew, or a file
+// below root is another one.
+func imageName(prefix string, programs map[string]string, root string) (string, error) {
 	// In the order of a sorted walk, whatever the map's.
-	encoded := map[string]string{}
-	for path, source := range files {
+	content := map[string]string{}
+	for path, source := range programs {
 		info, err := os.Stat(source)
 		if errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("%s is not built: run make tools build", source)
@@ -92,12 +126,24 @@ func imageName(files map[string]string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		encoded[path] = fmt.Sprint(info.Size(), info.ModTime().UnixNano())
+		content[path] = fmt.Sprint(info.Size(), info.ModTime().UnixNano())
 	}
-	if err := json.NewEncoder(h).Encode(encoded); err != nil {
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		content[path[len(root)+1:]] = string(data)
+		return err
+	})
+	if err != nil {
 		return "", err
 	}
-	return "kip-cell-" + hex.EncodeToString(h.Sum(nil)[:6]), nil
+	h := sha256.New()
+	if err := json.NewEncoder(h).Encode(content); err != nil {
+		return "", err
+	}
+	return prefix + hex.EncodeToString(h.Sum(nil)[:6]), nil
 }
 
 func copyProgram(path, source string) (err error) {

@@ -51,6 +51,8 @@ func (c certificates) make(s settings) error {
 			{name: "controller-manager", cn: "system:kube-controller-manager"},
 			{name: "scheduler", cn: "system:kube-scheduler"},
 			{name: "coredns", cn: "system:coredns"},
+			{name: OrdinaryNode, cn: "system:node:" + OrdinaryNode, groups: []string{"system:nodes"}},
+			{name: "kube-proxy", cn: "system:kube-proxy"},
 		},
 		"front-proxy-ca": {{name: "front-proxy-client", cn: "front-proxy-client"}},
 	}

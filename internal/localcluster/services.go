@@ -24,6 +24,8 @@ func (c *Cluster) ec2() process {
 		Name: EC2Local, Path: c.bin("ec2local"),
 		Args: []string{
 			"serve", "--state=" + c.path("ec2"), fmt.Sprintf("--listen=127.0.0.1:%d", c.settings.EC2Port),
+			// For what runs on the ordinary node.
+			fmt.Sprintf("--listen=%s:%d", c.settings.host(), c.settings.EC2Port),
 			"--region=" + region, "--vpc-cidr=" + c.settings.VPC.String(), "--cluster=" + c.settings.Name,
 			"--images=" + c.path("images"), "--credentials=" + c.path("ec2-credentials.json"), "--boot-delay=" + c.BootDelay.String(),
 			fmt.Sprintf("--throttle=%t", !c.Unthrottled),

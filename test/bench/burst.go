@@ -23,7 +23,7 @@ const bootDelay = 5 * time.Second
 func (r runner) burst(ctx context.Context, o startOptions) ([]sample, error) {
 	const kubelet, runtime = "opt/kip/bin/kubelet", "opt/kip/bin/containerd"
 	err := r.makeImage(ctx, machineImage{
-		name: burstImage, init: "/opt/kip/bin/kip-cell",
+		name:     burstImage,
 		leaveOut: []string{kubelet, runtime, "opt/kip/bin/kube-proxy", "opt/kip/bin/ctr"},
 		build:    map[string]string{kubelet: "standin", runtime: "standin"},
 	})

@@ -18,10 +18,6 @@ type machineImage struct {
 	build map[string]string
 	// leaveOut are programs of the cell's image that this one lacks.
 	leaveOut []string
-	// init is what /sbin/init is a link to.
-	init string
-	// write adds files below the image's root directory.
-	write func(root string) error
 }
 
 // makeImage makes an image out of the one that cells have.
@@ -51,13 +47,8 @@ func (b *bench) makeImage(ctx context.Context, image machineImage) error {
 	if err := os.MkdirAll(filepath.Join(root, "sbin"), 0o755); err != nil {
 		return err
 	}
-	if err := os.Symlink(image.init, filepath.Join(root, "sbin", "init")); err != nil {
+	if err := os.Symlink("/opt/kip/bin/kip-cell", filepath.Join(root, "sbin", "init")); err != nil {
 		return err
-	}
-	if image.write != nil {
-		if err := image.write(root); err != nil {
-			return fmt.Errorf("making image %s: %w", image.name, err)
-		}
 	}
 	description, err := json.Marshal(map[string]any{
 		"name": image.name, "description": "for a benchmark", "creationDate": time.Now().UTC().Format(time.RFC3339),

@@ -24,7 +24,7 @@ func (b *bench) start(ctx context.Context, o startOptions, out *document) error 
 		return err
 	}
 	b.progress("starting an ordinary node to compare with")
-	plain, err := b.startPlainNode(ctx)
+	plain, err := b.plainNode(ctx)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -15,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/elotl/kip/v2/internal/ec2local/fault"
+	"github.com/elotl/kip/v2/internal/localcluster"
 )
 
 const region = "us-west-2"
@@ -47,7 +49,7 @@ func newCloud(context.Context) (*cloud, error) {
 	return c, nil
 }
 
-// instances are those of the cells, by ID, in any state.
+// instances are all but the ordinary node's, by ID, in any state.
 func (c *cloud) instances(ctx context.Context) (map[string]types.Instance, error) {
 	found := map[string]types.Instance{}
 	pages := ec2.NewDescribeInstancesPaginator(c.api, &ec2.DescribeInstancesInput{})
@@ -58,7 +60,11 @@ func (c *cloud) instances(ctx context.Context) (map[string]types.Instance, error
 		}
 		for _, r := range page.Reservations {
 			for _, i := range r.Instances {
-				found[*i.InstanceId] = i
+				// By its name, not by Kip's tags: an instance that Kip forgot to tag
+				// counts.
+				if !slices.ContainsFunc(i.Tags, func(t types.Tag) bool { return *t.Key == "Name" && *t.Value == localcluster.OrdinaryNode }) {
+					found[*i.InstanceId] = i
+				}
 			}
 		}
 	}
