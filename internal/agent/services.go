@@ -86,6 +86,9 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 	if doc.SandboxImage != "" {
 		daemonsDone.Go(func() { a.pullSandboxImage(ctx, doc.SandboxImage) })
 	}
+	if len(doc.Routes) > 0 {
+		daemonsDone.Go(func() { network.KeepRoutes(ctx, instance.Pod, doc.Routes, a.Logger) })
+	}
 	daemonsDone.Wait()
 	a.endContainers()
 	stopRuntime()

@@ -1,6 +1,9 @@
 package kip
 
 import (
+	"fmt"
+	"net/netip"
+
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/config"
 	"github.com/elotl/kip/v2/internal/pki"
@@ -21,6 +24,14 @@ func userData(cfg *config.Config, o Options, ca *pki.Authority) func(*v1beta1.Ce
 		mirrors = append(mirrors, userdata.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
 	}
 	return func(cell *v1beta1.Cell) ([]byte, error) {
+		var routes []netip.Prefix
+		for _, r := range cell.Spec.Instance.Routes {
+			network, err := netip.ParsePrefix(r)
+			if err != nil {
+				return nil, fmt.Errorf("spec.instance.routes: %w", err)
+			}
+			routes = append(routes, network)
+		}
 		return userdata.Encode(userdata.Document{
 			Cell:           cell.Name,
 			CACertificates: string(ca.CertificatePEM()),
@@ -33,6 +44,7 @@ func userData(cfg *config.Config, o Options, ca *pki.Authority) func(*v1beta1.Ce
 			},
 			RegistryMirrors: mirrors,
 			SandboxImage:    cfg.Cells.SandboxImage,
+			Routes:          routes,
 		})
 	}
 }

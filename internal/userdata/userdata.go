@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 )
 
 // APIVersion is the only version this package reads and writes.
@@ -62,6 +63,9 @@ type Document struct {
 
 	// SandboxImage is the reference of the image of pod sandboxes.
 	SandboxImage string `json:"sandboxImage,omitempty"`
+
+	// Routes are networks that the VPC sends to the cell for its pod.
+	Routes []netip.Prefix `json:"routes,omitempty"`
 
 	// PowerOffAfterSeconds is how long the agent waits for Kip, while no pod
 	// should run, before it powers the instance off. 0 means for ever.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -40,9 +41,12 @@ func document(tb testing.TB) Document {
 			{Hosts: []string{DefaultMirror}, Endpoint: "https://mirror.example.com"},
 		},
 		SandboxImage:         "registry.k8s.io/pause:3.10",
+		Routes:               []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")},
 		PowerOffAfterSeconds: 1800,
 	}
 }
+
+var comparePrefixes = cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
 
 // noise is text that does not compress well, of printable characters.
 func noise(n int) string {
@@ -92,7 +96,7 @@ func TestEncodeDecode(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s\nDecode: %v", tc.reason, err)
 			}
-			if diff := cmp.Diff(tc.doc, got); diff != "" {
+			if diff := cmp.Diff(tc.doc, got, comparePrefixes); diff != "" {
 				t.Errorf("%s\n-want +got:\n%s", tc.reason, diff)
 			}
 		})
@@ -144,6 +148,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"MirrorWithoutHosts": {change: func(d *Document) { d.RegistryMirrors[1].Hosts = nil }, want: "registryMirrors[1]: hosts is empty"},
 		"MirrorEmptyHost":    {change: func(d *Document) { d.RegistryMirrors[1].Hosts = []string{""} }, want: "registryMirrors[1]: hosts[0] is empty"},
 		"MirrorEndpoint":     {change: func(d *Document) { d.RegistryMirrors[0].Endpoint = "10.0.0.1:5000" }, want: "registryMirrors[0]: endpoint"},
+		"RouteOfIPv6":        {change: func(d *Document) { d.Routes[0] = netip.MustParsePrefix("fd00::/64") }, want: "routes[0]"},
 		"NegativeLogs":       {change: func(d *Document) { d.Node.MaxContainerLogMiB = -1 }, want: "maxContainerLogMiB"},
 		"NegativePowerOff":   {change: func(d *Document) { d.PowerOffAfterSeconds = -1 }, want: "powerOffAfterSeconds"},
 	}
@@ -229,7 +234,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("Decode refuses what Encode wrote: %v", err)
 		}
-		if diff := cmp.Diff(d, got); diff != "" {
+		if diff := cmp.Diff(d, got, comparePrefixes); diff != "" {
 			t.Errorf("-first +second:\n%s", diff)
 		}
 	})

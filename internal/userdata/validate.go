@@ -34,6 +34,11 @@ func (d *Document) validate() error {
 			errs = append(errs, fmt.Errorf("registryMirrors[%d]: %w", i, err))
 		}
 	}
+	for i, r := range d.Routes {
+		if !r.IsValid() || !r.Addr().Is4() {
+			errs = append(errs, fmt.Errorf("routes[%d]: %q is not an IPv4 network", i, r))
+		}
+	}
 	if d.Node.MaxContainerLogMiB < 0 {
 		errs = append(errs, errors.New("node.maxContainerLogMiB is negative"))
 	}
