@@ -38,8 +38,9 @@ type AWS struct {
 	// VPCID defaults to the VPC of the subnets.
 	VPCID string `json:"vpcID,omitempty"`
 
-	// SubnetID is one subnet ID or several separated by commas. Empty means
-	// every subnet of the VPC.
+	// SubnetID is one subnet ID or several separated by commas, or tags that
+	// the subnets must have ("tag:Name=cells-*"). Empty means every subnet of
+	// the VPC. See ParseSubnets.
 	SubnetID string `json:"subnetID,omitempty"`
 
 	// EndpointURL replaces EC2's endpoint, for an EC2-compatible one.

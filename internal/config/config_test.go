@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 const minimal = "cloud: {aws: {region: us-west-2, subnetID: subnet-1}}\n"
@@ -60,9 +62,28 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestSubnetIDs(t *testing.T) {
-	a := AWS{SubnetID: "subnet-1, subnet-2\nsubnet-3"}
-	if got := strings.Join(a.SubnetIDs(), "|"); got != "subnet-1|subnet-2|subnet-3" {
-		t.Error(got)
+func TestParseSubnets(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason, text string
+		want         Subnets
+		err          string // part of it
+	}{
+		"IDs":        {"any usual separator", "subnet-1, subnet-2\nsubnet-3", Subnets{IDs: []string{"subnet-1", "subnet-2", "subnet-3"}}, ""},
+		"one tag":    {"values may hold spaces", "tag:Name=for cells", Subnets{Tags: map[string][]string{"Name": {"for cells"}}}, ""},
+		"tags":       {"several keys, and several values of one", "tag:kubernetes.io/role/internal-elb=1, tag:Name=a-*,tag:Name=b", Subnets{Tags: map[string][]string{"kubernetes.io/role/internal-elb": {"1"}, "Name": {"a-*", "b"}}}, ""},
+		"equal sign": {"a value may hold one", "tag:a=b=c", Subnets{Tags: map[string][]string{"a": {"b=c"}}}, ""},
+		"both":       {"nobody would know which holds", "subnet-1, tag:Name=a", Subnets{}, `"subnet-1" is not a tag`},
+		"no value":   {"any value is a star", "tag:Name", Subnets{}, `"tag:Name" is not of the form`},
+		"empty":      {"an empty value is a mistake", "tag:Name=", Subnets{}, `"tag:Name=" is not of the form`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := ParseSubnets(tc.text)
+			if (err != nil) != (tc.err != "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+				t.Fatalf("%s: error %v, want %q", tc.reason, err, tc.err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+		})
 	}
 }

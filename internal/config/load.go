@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/json"
@@ -128,17 +127,12 @@ func (a *AWS) validate(bad func(key, format string, args ...any)) {
 	if a.VPCID == "" && a.SubnetID == "" {
 		bad("cloud.aws", "give subnetID, or vpcID to use all of its subnets")
 	}
+	if _, err := ParseSubnets(a.SubnetID); err != nil {
+		bad("cloud.aws.subnetID", "%v", err)
+	}
 	if a.EndpointURL != "" {
 		if u, err := url.Parse(a.EndpointURL); err != nil || u.Host == "" {
 			bad("cloud.aws.endpointURL", "%q is not a URL", a.EndpointURL)
 		}
 	}
-}
-
-// SubnetIDs are the entries of SubnetID.
-func (a *AWS) SubnetIDs() []string { return Fields(a.SubnetID) }
-
-// Fields splits a list whose entries are separated by commas or white space.
-func Fields(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
 }

@@ -200,12 +200,16 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *ins
 		return nil, fmt.Errorf("cells.bootImageSpec: %w", err)
 	}
 	a := cfg.Cloud.AWS
+	subnets, err := config.ParseSubnets(a.SubnetID)
+	if err != nil {
+		return nil, fmt.Errorf("cloud.aws.subnetID: %w", err)
+	}
 	cloud, err := aws.New(ctx, aws.Config{
 		Region: a.Region, EndpointURL: a.EndpointURL, InsecureTLSSkipVerify: a.InsecureTLSSkipVerify,
 		AccessKeyID: a.AccessKeyID, SecretAccessKey: a.SecretAccessKey,
 		ControllerID: cloudprovider.ControllerID(o.ClusterName, o.Namespace, o.NodeName),
 		Nametag:      cfg.Cells.Nametag,
-		VPCID:        a.VPCID, SubnetIDs: a.SubnetIDs(),
+		VPCID:        a.VPCID, SubnetIDs: subnets.IDs, SubnetTags: subnets.Tags,
 		Image:            image,
 		DefaultVolumeGiB: volumeGiB(cfg), PrivateIPOnly: cfg.Cells.PrivateIPOnly,
 		ExtraCIDRs: cfg.Cells.ExtraCIDRs, ExtraSecurityGroups: cfg.Cells.ExtraSecurityGroups,

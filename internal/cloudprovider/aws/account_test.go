@@ -52,6 +52,86 @@ func TestSubnetChoice(t *testing.T) {
 	}
 }
 
+func TestSubnetSelection(t *testing.T) {
+	local := types.Subnet{SubnetId: aws.String("subnet-lax"), AvailabilityZone: aws.String("us-west-2-lax-1a"),
+		VpcId: aws.String("vpc-1"), AvailableIpAddressCount: aws.Int32(99)}
+	outpost := local
+	outpost.SubnetId, outpost.AvailabilityZone, outpost.OutpostArn = aws.String("subnet-out"), aws.String("us-west-2a"), aws.String("arn:aws:outposts:…")
+	native := outpost
+	native.SubnetId, native.OutpostArn, native.Ipv6Native = aws.String("subnet-six"), nil, aws.Bool(true)
+	for name, tc := range map[string]struct {
+		reason  string
+		config  func(*Config)
+		filters map[string]string
+		want    []string
+		err     string // part of it
+	}{
+		"the VPC's": {
+			"all that are in the region's own zones and have IPv4",
+			func(c *Config) { c.VPCID, c.SubnetIDs = "vpc-1", nil },
+			map[string]string{"vpc-id": "vpc-1"}, []string{"subnet-a1", "subnet-a2", "subnet-b"}, "",
+		},
+		"by tag": {
+			"every key with one of its values; the VPC follows",
+			func(c *Config) {
+				c.SubnetIDs, c.SubnetTags = nil, map[string][]string{"Name": {"x", "y*"}, "role": {"1"}}
+			},
+			map[string]string{"tag:Name": "x,y*", "tag:role": "1"}, []string{"subnet-a1", "subnet-a2", "subnet-b"}, "",
+		},
+		"by tag in a VPC": {
+			"both restrict",
+			func(c *Config) {
+				c.VPCID, c.SubnetIDs, c.SubnetTags = "vpc-1", nil, map[string][]string{"role": {"1"}}
+			},
+			map[string]string{"vpc-id": "vpc-1", "tag:role": "1"}, []string{"subnet-a1", "subnet-a2", "subnet-b"}, "",
+		},
+		"by ID": {
+			"who names a Local Zone or an Outpost wants it",
+			func(c *Config) { c.SubnetIDs = []string{"subnet-lax", "subnet-out"} },
+			map[string]string{}, []string{"subnet-a1", "subnet-a2", "subnet-b", "subnet-lax", "subnet-out"}, "",
+		},
+		"none": {
+			"the error says what was looked for and what was left out",
+			func(c *Config) {
+				c.VPCID, c.SubnetIDs, c.SubnetTags = "vpc-1", nil, map[string][]string{"Name": {"x"}, "role": {"1"}}
+			},
+			nil, nil, "there is no subnet in vpc-1 with tag Name=x and tag role=1, but for 2 in Local Zones or on Outposts",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, s, _ := newStub(t, tc.config)
+			s.subnets = append(s.subnets, local, outpost, native)
+			if tc.err != "" {
+				s.subnets = s.subnets[3:]
+			}
+			net, err := p.nets.get(t.Context())
+			if tc.err != "" {
+				if cloudprovider.KindOf(err) != cloudprovider.InvalidConfiguration || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("%s: error %v, want %q", tc.reason, err, tc.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, s := range net.subnets {
+				got = append(got, s.id)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+			filters := map[string]string{}
+			for _, f := range s.subnetRequest.Filters {
+				filters[aws.ToString(f.Name)] = strings.Join(f.Values, ",")
+			}
+			if diff := cmp.Diff(tc.filters, filters); diff != "" {
+				t.Errorf("%s: filters (-want +got):\n%s", tc.reason, diff)
+			}
+		})
+	}
+}
+
 func TestStaleNetworkIsBetterThanNone(t *testing.T) {
 	p, s, clk := newStub(t, nil)
 	s.err = errors.New("unreachable")

@@ -45,11 +45,15 @@ type Config struct {
 	// instances' names.
 	Nametag string
 
-	// SubnetIDs are where cells may be launched; empty means all subnets of
-	// the VPC. VPCID defaults to that of the subnets, then to the account's
-	// default or only VPC.
-	VPCID     string
-	SubnetIDs []string
+	// SubnetIDs are where cells may be launched, or SubnetTags are what those
+	// subnets carry: each key with one of its values, in which * and ? stand
+	// for any. Without either all subnets of the VPC are. Subnets that are not
+	// named by ID are left out if they are in a Local Zone or on an Outpost,
+	// which have few types at other prices. VPCID defaults to that of the
+	// subnets, then to the account's default or only VPC.
+	VPCID      string
+	SubnetIDs  []string
+	SubnetTags map[string][]string
 
 	Image ImageSpec
 

@@ -21,6 +21,9 @@ const actionRun = "ec2:RunInstances"
 // maxUserData is EC2's limit, before base64.
 const maxUserData = 16 << 10
 
+// maxSecurityGroups is EC2's limit for an interface, unless it was raised.
+const maxSecurityGroups = 5
+
 // Create implements cloudprovider.Provider with one RunInstances.
 func (p *Provider) Create(ctx context.Context, req cloudprovider.LaunchRequest) (*cloudprovider.Instance, error) {
 	in, net, err := p.launchInput(ctx, req)
@@ -94,12 +97,17 @@ func (p *Provider) launchInput(ctx context.Context, req cloudprovider.LaunchRequ
 	if err != nil {
 		return nil, subnet{}, err
 	}
+	groups := slices.Concat([]string{own}, p.cfg.ExtraSecurityGroups, req.Instance.SecurityGroups)
+	slices.Sort(groups)
+	if groups = slices.Compact(groups); len(groups) > maxSecurityGroups {
+		return nil, subnet{}, invalid(actionRun, fmt.Sprintf("the cell would have %d security groups, at most %d are allowed: Kip's own, "+
+			"those of cells.extraSecurityGroups and those of the pod's annotation are together %s",
+			len(groups), maxSecurityGroups, strings.Join(groups, ", ")))
+	}
 	net, err := p.nets.choose(ctx, req.Launch.Zone)
 	if err != nil {
 		return nil, subnet{}, err
 	}
-	groups := slices.Concat([]string{own}, p.cfg.ExtraSecurityGroups, req.Instance.SecurityGroups)
-	slices.Sort(groups)
 
 	in := &ec2.RunInstancesInput{
 		ClientToken:                       aws.String(req.ClientToken),
@@ -113,7 +121,7 @@ func (p *Provider) launchInput(ctx context.Context, req cloudprovider.LaunchRequ
 		NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{{
 			DeviceIndex:                    aws.Int32(0),
 			SubnetId:                       aws.String(net.id),
-			Groups:                         slices.Compact(groups),
+			Groups:                         groups,
 			SecondaryPrivateIpAddressCount: aws.Int32(addressesPerCell - 1),
 			AssociatePublicIpAddress:       aws.Bool(!p.privateOnly(req.Instance)),
 			DeleteOnTermination:            aws.Bool(true),

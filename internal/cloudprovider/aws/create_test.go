@@ -3,6 +3,7 @@ package aws
 import (
 	"encoding/base64"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -174,6 +175,32 @@ func TestRefusalsTeach(t *testing.T) {
 				t.Errorf("%s read %d times, want 2", read, s.reads[read])
 			}
 		})
+	}
+}
+
+func TestTooManySecurityGroups(t *testing.T) {
+	p, s, _ := newStub(t, func(c *Config) { c.ExtraSecurityGroups = []string{"sg-1", "sg-2", "sg-3"} })
+	s.launch = func(*ec2.RunInstancesInput) (*ec2.RunInstancesOutput, error) {
+		t.Error("a launch that cannot succeed was asked for")
+		return nil, errors.New("unexpected")
+	}
+	req := request("token")
+	req.Launch.Zone, req.Instance.SecurityGroups = "a", []string{"sg-4", "sg-3", "sg-5"}
+	_, err := p.Create(t.Context(), req)
+	if cloudprovider.KindOf(err) != cloudprovider.InvalidConfiguration {
+		t.Fatalf("got %v, want InvalidConfiguration", err)
+	}
+	for _, part := range []string{"6 security groups", "at most 5", "extraSecurityGroups", "sg-own"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("error %q lacks %q", err, part)
+		}
+	}
+	if left := p.nets.left(subnet{id: "subnet-a2", free: 20}); left != 20 {
+		t.Errorf("%d addresses left, want all 20: nothing was launched", left)
+	}
+	req.Instance.SecurityGroups = []string{"sg-4", "sg-3", "sg-3"} // five with Kip's own: each counts once
+	if _, _, err := p.launchInput(t.Context(), req); err != nil {
+		t.Errorf("five groups: %v", err)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,6 +44,7 @@ type endpoint struct {
 	// dropAnswers makes the answers of the next launches get lost.
 	dropAnswers atomic.Int32
 	launches    atomic.Int32
+	launched    atomic.Value // url.Values of the last launch
 }
 
 func newEndpoint(t *testing.T) *endpoint {
@@ -101,6 +103,9 @@ func (e *endpoint) serve(server http.Handler, w http.ResponseWriter, r *http.Req
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if strings.Contains(string(body), "Action=RunInstances") {
 		e.launches.Add(1)
+		if form, err := url.ParseQuery(string(body)); err == nil {
+			e.launched.Store(form)
+		}
 		if e.dropAnswers.Add(-1) >= 0 {
 			server.ServeHTTP(httptest.NewRecorder(), r)
 			panic(http.ErrAbortHandler)

@@ -89,7 +89,7 @@ func (n *networks) cached(ctx context.Context) (*network, error) {
 func (n *networks) read(ctx context.Context) (*network, error) {
 	cfg := n.p.cfg
 	net := &network{at: cfg.Clock.Now(), vpcID: cfg.VPCID}
-	if net.vpcID == "" && len(cfg.SubnetIDs) == 0 {
+	if net.vpcID == "" && len(cfg.SubnetIDs)+len(cfg.SubnetTags) == 0 {
 		id, err := n.onlyVPC(ctx)
 		if err != nil {
 			return nil, err
@@ -97,15 +97,26 @@ func (n *networks) read(ctx context.Context) (*network, error) {
 		net.vpcID = id
 	}
 	in := &ec2.DescribeSubnetsInput{SubnetIds: cfg.SubnetIDs}
-	if len(cfg.SubnetIDs) == 0 {
+	if len(cfg.SubnetIDs) == 0 && net.vpcID != "" {
 		in.Filters = []types.Filter{filter("vpc-id", net.vpcID)}
 	}
+	for _, key := range slices.Sorted(maps.Keys(cfg.SubnetTags)) {
+		in.Filters = append(in.Filters, filter("tag:"+key, cfg.SubnetTags[key]...))
+	}
+	leftOut := 0
 	for {
 		out, err := n.p.ec2.DescribeSubnets(ctx, in)
 		if err != nil {
 			return nil, wrap("ec2:DescribeSubnets", err)
 		}
 		for _, s := range out.Subnets {
+			if aws.ToBool(s.Ipv6Native) {
+				continue
+			}
+			if len(cfg.SubnetIDs) == 0 && n.elsewhere(s) {
+				leftOut++
+				continue
+			}
 			net.vpcID = cmp.Or(net.vpcID, aws.ToString(s.VpcId))
 			if id := aws.ToString(s.VpcId); id != net.vpcID {
 				return nil, invalid("ec2:DescribeSubnets", fmt.Sprintf("subnet %s is in %s, not in %s: cells must all be in one VPC",
@@ -121,10 +132,32 @@ func (n *networks) read(ctx context.Context) (*network, error) {
 		in.NextToken = out.NextToken
 	}
 	if len(net.subnets) == 0 {
-		return nil, invalid("ec2:DescribeSubnets", "there is no subnet in "+net.vpcID)
+		return nil, invalid("ec2:DescribeSubnets", noSubnet(cfg, net.vpcID, leftOut))
 	}
 	slices.SortFunc(net.subnets, func(a, b subnet) int { return strings.Compare(a.id, b.id) })
 	return net, n.readCIDRs(ctx, net)
+}
+
+// elsewhere says whether the subnet is outside the region's own data centres.
+// Local and Wavelength Zones are called after their region and a place
+// (us-west-2-lax-1a), the others after the region and a letter (us-west-2a).
+func (n *networks) elsewhere(s types.Subnet) bool {
+	return strings.HasPrefix(aws.ToString(s.AvailabilityZone), n.p.cfg.Region+"-") || aws.ToString(s.OutpostArn) != ""
+}
+
+// noSubnet says what was looked for.
+func noSubnet(cfg Config, vpcID string, leftOut int) string {
+	s := "there is no subnet"
+	if vpcID != "" {
+		s += " in " + vpcID
+	}
+	for i, key := range slices.Sorted(maps.Keys(cfg.SubnetTags)) {
+		s += []string{" with ", " and "}[min(i, 1)] + "tag " + key + "=" + strings.Join(cfg.SubnetTags[key], " or ")
+	}
+	if leftOut > 0 {
+		s += fmt.Sprintf(", but for %d in Local Zones or on Outposts, which are used only when named by ID", leftOut)
+	}
+	return s
 }
 
 func (n *networks) readCIDRs(ctx context.Context, net *network) error {

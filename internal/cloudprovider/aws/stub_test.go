@@ -29,6 +29,7 @@ type stub struct {
 	created             *ec2.CreateSecurityGroupInput
 	authorized, revoked []types.IpPermission
 	imageRequest        *ec2.DescribeImagesInput
+	subnetRequest       *ec2.DescribeSubnetsInput
 	order               []string
 }
 
@@ -38,6 +39,7 @@ func (s *stub) read(name string) error {
 }
 
 func (s *stub) DescribeSubnets(_ context.Context, in *ec2.DescribeSubnetsInput, _ ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error) {
+	s.subnetRequest = in
 	return &ec2.DescribeSubnetsOutput{Subnets: s.subnets}, s.read("subnets")
 }
 
