@@ -115,7 +115,8 @@ type Requirements struct {
 	// +optional
 	InstanceTypes []string `json:"instanceTypes,omitempty"`
 
-	// CapacityTypes are accepted ones. Empty means on-demand.
+	// CapacityTypes are accepted ones, of which the cheapest is bought; at the
+	// same price the one that is named first. Empty means on-demand.
 	// +optional
 	CapacityTypes []CapacityType `json:"capacityTypes,omitempty"`
 

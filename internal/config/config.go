@@ -70,11 +70,20 @@ type Kubelet struct {
 
 // Cells says how instances are made.
 type Cells struct {
+	// Architectures are those of cells of pods that name none: amd64, arm64 or
+	// both. The first is used unless all images of a pod are made for another
+	// one too.
+	Architectures []string `json:"architectures,omitempty"`
+
 	// BootImageSpec selects the machine image; the newest match wins.
 	BootImageSpec BootImageSpec `json:"bootImageSpec,omitempty"`
 
 	// DefaultInstanceType is for pods that say nothing about type or resources.
 	DefaultInstanceType string `json:"defaultInstanceType,omitempty"`
+
+	// DefaultLaunchType is how instances of pods are bought that do not say it:
+	// on-demand, spot or spot-preferred.
+	DefaultLaunchType string `json:"defaultLaunchType,omitempty"`
 
 	// DefaultVolumeSize is the root volume's size ("15Gi").
 	DefaultVolumeSize resource.Quantity `json:"defaultVolumeSize,omitempty"`
@@ -132,7 +141,10 @@ const (
 	// does not boot.
 	defaultBootTimeout   = 5 * time.Minute
 	defaultClusterDomain = "cluster.local"
-	defaultNametag       = "kip"
+	// defaultLaunchType: a spot instance may be taken away, which a pod has to
+	// be made for.
+	defaultLaunchType = "on-demand"
+	defaultNametag    = "kip"
 	// defaultSandboxImage is what the pause image is called by Kubernetes 1.36.
 	defaultSandboxImage = "registry.k8s.io/pause:3.10.1"
 	// The virtual node's size bounds what the scheduler gives to Kip, not what

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 const minimal = "cloud: {aws: {region: us-west-2, subnetID: subnet-1}}\n"
@@ -21,6 +24,9 @@ func TestParse(t *testing.T) {
 		"unknown top":    {"an unknown key is named", minimal + "clouds: {}\n", []string{`unknown field "clouds"`}},
 		"unknown nested": {"an unknown nested key is named", minimal + "cells: {defaultVolumSize: 5Gi}\n", []string{`"cells.defaultVolumSize"`}},
 		"case matters":   {"a key in other case is not silently taken", minimal + "cells: {Nametag: x}\n", []string{`Nametag`}},
+		"architectures":  {"each once, and only two exist", minimal + "cells: {architectures: [arm64, arm, arm64]}\n", []string{`cells.architectures: "arm"`, `"arm64" is not possible`}},
+		"subnets":        {"a wrong subnet is found at start", "cloud: {aws: {region: r, subnetID: 'tag:Name'}}\n", []string{"cloud.aws.subnetID", "tag:KEY=VALUE"}},
+		"launch type":    {"there is no fourth", minimal + "cells: {defaultLaunchType: cheap}\n", []string{`cells.defaultLaunchType: "cheap"`, "spot-preferred"}},
 		"all at once": {"every mistake is reported, not only the first",
 			"cloud: {aws: {accessKeyID: a}}\nkubelet: {clusterDNS: [x]}\ncells: {extraCIDRs: [10.0.0.0, 'fd00::/8', 10.1.2.3/8], defaultVolumeSize: 1Mi, registryMirrors: [{endpoint: nope}]}\n",
 			[]string{"cloud.aws.region", "secretAccessKey", "give subnetID", `"x" is not an IP`, `extraCIDRs: "10.0.0.0"`, `extraCIDRs: "fd00::/8"`, `extraCIDRs: "10.1.2.3/8"`, "defaultVolumeSize", "endpoint", "hosts"}},
@@ -59,6 +65,21 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Kubelet.ClusterDomain != "cluster.local" || c.Cells.Nametag != "kip" {
 		t.Errorf("texts = %q, %q", c.Kubelet.ClusterDomain, c.Cells.Nametag)
+	}
+}
+
+func TestInstanceDefaults(t *testing.T) {
+	c, err := Parse([]byte(minimal + "cells: {defaultLaunchType: spot-preferred, defaultVolumeSize: 1500Mi, architectures: [arm64, amd64]}\n" +
+		"kubelet: {labels: {topology.kubernetes.io/zone: us-west-2b}}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := instancetype.Defaults{
+		CapacityTypes: []v1beta1.CapacityType{v1beta1.Spot, v1beta1.OnDemand},
+		Architectures: []string{"arm64", "amd64"}, Zone: "us-west-2b", VolumeGiB: 2,
+	}
+	if diff := cmp.Diff(want, c.InstanceDefaults()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -6,10 +6,13 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
+
+	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 // Load reads and checks a provider.yaml. Errors name the file, the key and
@@ -64,8 +67,12 @@ func (c *Config) setDefaults() {
 	quantity(&c.Kubelet.Pods, defaultPods)
 	quantity(&c.Cells.DefaultVolumeSize, defaultVolumeSize)
 	text(&c.Kubelet.ClusterDomain, defaultClusterDomain)
+	text(&c.Cells.DefaultLaunchType, defaultLaunchType)
 	text(&c.Cells.Nametag, defaultNametag)
 	text(&c.Cells.SandboxImage, defaultSandboxImage)
+	if len(c.Cells.Architectures) == 0 {
+		c.Cells.Architectures = []string{instancetype.AMD64}
+	}
 	if c.Cells.BootTimeout.Duration == 0 {
 		c.Cells.BootTimeout.Duration = defaultBootTimeout
 	}
@@ -101,6 +108,14 @@ func (c *Config) validate() error {
 	}
 	if c.Cells.DefaultVolumeSize.Cmp(resource.MustParse("1Gi")) < 0 {
 		bad("cells.defaultVolumeSize", "%s is less than 1Gi", c.Cells.DefaultVolumeSize.String())
+	}
+	if _, ok := instancetype.CapacityTypes(c.Cells.DefaultLaunchType); !ok {
+		bad("cells.defaultLaunchType", "%q is not possible: it is %s", c.Cells.DefaultLaunchType, instancetype.LaunchTypes)
+	}
+	for i, a := range c.Cells.Architectures {
+		if a != instancetype.AMD64 && a != instancetype.ARM64 || slices.Contains(c.Cells.Architectures[:i], a) {
+			bad("cells.architectures", "%q is not possible: list amd64, arm64 or both, each once", a)
+		}
 	}
 	if c.Cells.BootTimeout.Duration < 0 {
 		bad("cells.bootTimeout", "must not be negative")

@@ -154,10 +154,7 @@ func (o Options) settings() (settings, error) {
 		}
 		configured = c.Cloud.AWS.Region
 		s.privateIP = c.Cells.PrivateIPOnly
-		s.defaults = instancetype.Defaults{
-			InstanceType: c.Cells.DefaultInstanceType,
-			VolumeGiB:    int32((c.Cells.DefaultVolumeSize.Value() + 1<<30 - 1) >> 30),
-		}
+		s.defaults = c.InstanceDefaults()
 	}
 	var err error
 	if o.CatalogueFile != "" {

@@ -19,7 +19,7 @@ const (
 	// "!" excludes: "m6i.*, m7i.*, !*.large".
 	AnnotationInstanceType = "pod.elotl.co/instance-type"
 
-	// AnnotationLaunchType: spot or on-demand.
+	// AnnotationLaunchType: how the instance is bought; see CapacityTypes.
 	AnnotationLaunchType = "pod.elotl.co/launch-type"
 
 	// AnnotationVolumeSize: of the root volume, a quantity ("100Gi") or a
@@ -67,11 +67,8 @@ func parseAnnotations(m map[string]string) (annotations, error) {
 		}
 	}
 	if v, ok := m[AnnotationLaunchType]; ok {
-		switch ct := v1beta1.CapacityType(strings.ToLower(strings.TrimSpace(v))); ct {
-		case v1beta1.Spot, v1beta1.OnDemand:
-			a.capacityTypes = []v1beta1.CapacityType{ct}
-		default:
-			refuse(AnnotationLaunchType, v, "must be spot or on-demand")
+		if a.capacityTypes, ok = CapacityTypes(strings.ToLower(strings.TrimSpace(v))); !ok {
+			refuse(AnnotationLaunchType, v, "must be "+LaunchTypes)
 		}
 	}
 	if v, ok := m[AnnotationVolumeSize]; ok {
@@ -80,6 +77,24 @@ func parseAnnotations(m map[string]string) (annotations, error) {
 		}
 	}
 	return a, errors.Join(errs...)
+}
+
+// LaunchTypes are the values that CapacityTypes knows, for errors.
+const LaunchTypes = "on-demand, spot or spot-preferred"
+
+// CapacityTypes says what a launch type accepts, as written in the annotation
+// and in cells.defaultLaunchType; ok is false if there is no such launch type.
+// Only spot-preferred, by its name, allows on-demand besides spot.
+func CapacityTypes(launchType string) (accepted []v1beta1.CapacityType, ok bool) {
+	switch launchType {
+	case "on-demand":
+		return []v1beta1.CapacityType{v1beta1.OnDemand}, true
+	case "spot":
+		return []v1beta1.CapacityType{v1beta1.Spot}, true
+	case "spot-preferred":
+		return []v1beta1.CapacityType{v1beta1.Spot, v1beta1.OnDemand}, true
+	}
+	return nil, false
 }
 
 // parsePatterns splits at commas. bad says what is wrong, if anything.

@@ -99,7 +99,13 @@ var checks = [numChecks]check{{
 	fails: func(q *query, e *entry) bool {
 		return !slices.ContainsFunc(q.capacityTypes, e.soldAs)
 	},
-	group: func(q *query, _ *entry) string { return "not sold as " + string(q.capacityTypes[0]) },
+	group: func(q *query, _ *entry) string {
+		var names []string
+		for _, ct := range q.capacityTypes {
+			names = append(names, string(ct))
+		}
+		return "not sold as " + orList(names)
+	},
 }, {
 	reason: ReasonPrice,
 	fails: func(q *query, e *entry) bool {

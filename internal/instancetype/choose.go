@@ -40,7 +40,7 @@ type query struct {
 	cpuMillis     int64
 	memoryMiB     int64 // rounded up
 	architectures []string
-	capacityTypes []v1beta1.CapacityType
+	capacityTypes []v1beta1.CapacityType // each once, the preferred first
 	zones         []zone
 	zoneBits      uint64
 	unavailable   map[Key]time.Time
@@ -60,7 +60,11 @@ func (r *Region) newQuery(req v1beta1.Requirements, opts Options) *query {
 		cpuMillis:     req.CPU.MilliValue(),
 		memoryMiB:     (req.Memory.Value() + 1<<20 - 1) >> 20,
 		architectures: req.Architectures,
-		capacityTypes: slices.Compact(slices.Sorted(slices.Values(req.CapacityTypes))),
+	}
+	for _, ct := range req.CapacityTypes {
+		if !slices.Contains(q.capacityTypes, ct) {
+			q.capacityTypes = append(q.capacityTypes, ct)
+		}
 	}
 	if len(q.capacityTypes) == 0 {
 		q.capacityTypes = []v1beta1.CapacityType{v1beta1.OnDemand}
@@ -137,15 +141,20 @@ func (q *query) buyable(e *entry, ct v1beta1.CapacityType) bool {
 type candidate struct {
 	*entry
 	capacityType v1beta1.CapacityType
+	preference   int // of the capacity type, 0 the first
 	cost         Cost
 	micros       int64
 }
 
 // Offerings returns what can hold the pod, cheapest first.
 //
-// The order is total: by whole hourly cost; of equal cost on-demand before
-// spot (it is not taken away), the newer generation, the name of the type, and
+// The order is total: by whole hourly cost; of equal cost the capacity type that
+// the requirements name first, the newer generation, the name of the type, and
 // the zone in the order of opts.Zones. The same arguments give the same answer.
+//
+// So a pod that accepts spot and on-demand gets spot as long as spot is not the
+// dearer of the two: a large spot instance is no bargain where a small on-demand
+// one would do.
 func (r *Region) Offerings(req v1beta1.Requirements, opts Options) Result {
 	q := r.newQuery(req, opts)
 	result := Result{Considered: len(r.entries)}
@@ -157,9 +166,9 @@ func (r *Region) Offerings(req v1beta1.Requirements, opts Options) Result {
 			counts.add(i, e)
 			continue
 		}
-		for _, ct := range q.capacityTypes {
+		for preference, ct := range q.capacityTypes {
 			if cost, ok := q.cost(e, ct); ok {
-				candidates = append(candidates, candidate{e, ct, cost, cost.micros()})
+				candidates = append(candidates, candidate{e, ct, preference, cost, cost.micros()})
 			}
 		}
 	}
@@ -185,7 +194,7 @@ func (r *Region) Offerings(req v1beta1.Requirements, opts Options) Result {
 func compareCandidates(a, b candidate) int {
 	return cmp.Or(
 		cmp.Compare(a.micros, b.micros),
-		strings.Compare(string(a.capacityType), string(b.capacityType)), // "on-demand" < "spot"
+		cmp.Compare(a.preference, b.preference),
 		cmp.Compare(b.generation, a.generation),
 		strings.Compare(a.Name, b.Name),
 	)

@@ -114,6 +114,14 @@ func TestOfferings(t *testing.T) {
 			opts: Options{Zones: []string{"us-west-2b"}},
 			want: []string{"m5a.large us-west-2b spot 0.032056", "m5a.large us-west-2b on-demand 0.087096"},
 		},
+		"spot preferred": {
+			reason: "not at any price: small on-demand types come before spot of large ones",
+			req: needs("50m", "128Mi", types("t3a.nano", "m5a.large"), func(r *v1beta1.Requirements) {
+				r.CapacityTypes = []v1beta1.CapacityType{"spot", "on-demand"}
+			}),
+			opts: Options{Zones: []string{"us-west-2b"}},
+			want: []string{"t3a.nano us-west-2b spot", "t3a.nano us-west-2b on-demand 0.005796", "m5a.large us-west-2b spot"},
+		},
 		"GPU": {
 			reason: "an NVIDIA one; slices and AMD's are left out",
 			req:    needs("1", "1Gi", func(r *v1beta1.Requirements) { r.GPUs = 1 }),

@@ -32,6 +32,11 @@ var instanceLabels = map[string]string{
 	corev1.LabelInstanceType:          corev1.LabelInstanceTypeStable,
 }
 
+// InstanceLabel returns the present name of a node label whose value is the
+// instance's doing, "" for every other label. What a pod demands of these its
+// instance fulfils.
+func InstanceLabel(key string) string { return instanceLabels[key] }
+
 // values is a set of label values: allowed (any if nil) without excluded.
 type values struct {
 	allowed  []string

@@ -80,6 +80,9 @@ func compareChoice(t *testing.T, world *world, catalogue *Catalogue, i int) stri
 		opts.Zones = []string{region.Zones[rng.IntN(len(region.Zones))], region.Zones[0]}
 	}
 
+	defaults, images := randomDefaults(rng, region.Zones)
+	contradiction := p.under(defaults, images)
+
 	want := world.search(p, regionName, opts.Zones, opts.PublicIPv4, nil)
 	// Refuse the cheapest ones, as happens in life, some of them long ago.
 	refused := map[string]bool{}
@@ -100,9 +103,15 @@ func compareChoice(t *testing.T, world *world, catalogue *Catalogue, i int) stri
 		want = world.search(p, regionName, opts.Zones, opts.PublicIPv4, refused)
 	}
 
-	req, err := RequirementsForPod(p.pod)
-	if err != nil {
-		t.Fatalf("case %d: %v", i, err)
+	req, err := defaults.Requirements(p.pod)
+	if (err != nil) != contradiction {
+		t.Fatalf("case %d: %s in %s: %v", i, p, defaults.Zone, err)
+	}
+	if contradiction {
+		return ""
+	}
+	if len(req.Architectures) > 1 {
+		defaults.ForImages(&req, p.pod, images)
 	}
 	result := region.Offerings(req, opts)
 	var got []found
@@ -338,9 +347,15 @@ func randomPod(rng *rand.Rand, w *world) randomized {
 			pod.Spec.Affinity = affinity(corev1.NodeSelectorRequirement{Key: "topology.kubernetes.io/zone", Operator: corev1.NodeSelectorOpNotIn, Values: r.notZones})
 		}
 	}
-	if rng.IntN(4) == 0 {
+	switch rng.IntN(4) {
+	case 0:
 		r.capacities = []string{"spot"}
 		pod.Annotations["pod.elotl.co/launch-type"] = "spot"
+	case 1:
+		r.capacities = []string{"spot", "on-demand"}
+		pod.Annotations["pod.elotl.co/launch-type"] = "spot-preferred"
+	case 2:
+		pod.Annotations["pod.elotl.co/launch-type"] = "on-demand"
 	}
 	if rng.IntN(6) == 0 {
 		n := 1 + rng.IntN(500)
@@ -348,6 +363,54 @@ func randomPod(rng *rand.Rand, w *world) randomized {
 		pod.Annotations["pod.elotl.co/volume-size"] = pick(rng, fmt.Sprint(n), fmt.Sprintf("%dGi", n), fmt.Sprintf("%dMi", n*1024-7))
 	}
 	return r
+}
+
+// randomDefaults are an operator's choices, and what a pod's images are made
+// for, none if that is not known.
+func randomDefaults(rng *rand.Rand, zones []string) (d Defaults, images []string) {
+	d.Architectures = pick(rng, nil, nil, []string{"amd64"}, []string{"amd64", "arm64"}, []string{"arm64", "amd64"}, []string{"arm64"})
+	images = pick(rng, nil, []string{"amd64"}, []string{"arm64"}, []string{"arm64", "amd64"})
+	if len(zones) > 0 && rng.IntN(6) == 0 {
+		d.Zone = pick(rng, zones...)
+	}
+	if rng.IntN(4) == 0 {
+		d.CapacityTypes = []v1beta1.CapacityType{"spot", "on-demand"}
+	}
+	return d, images
+}
+
+// under applies an operator's choices to what the brute force knows of the pod,
+// and reports a contradiction with what the pod demands.
+func (r *randomized) under(d Defaults, images []string) (contradiction bool) {
+	if _, ok := r.pod.Annotations["pod.elotl.co/launch-type"]; !ok && d.CapacityTypes != nil {
+		r.capacities = []string{"spot", "on-demand"}
+	}
+	ownWord := len(r.archs) > 0
+	if named := len(r.globs) > 0; !ownWord && !named { // globs hold a whole name always
+		r.archs = d.Architectures
+	}
+	if len(r.archs) > 1 {
+		var fit []string
+		for _, a := range r.archs {
+			if slices.Contains(images, a) {
+				fit = append(fit, a)
+			}
+		}
+		switch {
+		case len(fit) > 0:
+			r.archs = fit
+		case !ownWord:
+			r.archs = r.archs[:1]
+		}
+	}
+	if d.Zone == "" {
+		return false
+	}
+	if len(r.onlyZones) > 0 && r.onlyZones[0] != d.Zone || slices.Contains(r.notZones, d.Zone) {
+		return true
+	}
+	r.onlyZones = []string{d.Zone}
+	return false
 }
 
 func affinity(e corev1.NodeSelectorRequirement) *corev1.Affinity {
@@ -435,7 +498,7 @@ func (w *world) search(p randomized, region string, subnetZones []string, public
 			return a.Cost < b.Cost
 		}
 		if a.Capacity != b.Capacity {
-			return a.Capacity == "on-demand"
+			return a.Capacity == p.capacities[0]
 		}
 		if x, y := firstNumber(a.Type), firstNumber(b.Type); x != y {
 			return x > y

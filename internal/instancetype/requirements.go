@@ -29,9 +29,19 @@ type Defaults struct {
 	// DefaultMemoryMiB decide.
 	InstanceType string
 
-	// CapacityTypes is for pods without the annotation launch-type. Empty:
-	// on-demand.
+	// CapacityTypes is for pods without the annotation launch-type, the
+	// preferred first (cells.defaultLaunchType). Empty: on-demand.
 	CapacityTypes []v1beta1.CapacityType
+
+	// Architectures are for pods that name neither an architecture nor an
+	// instance type in full; the first is for those whose images are not known
+	// to be made for the others (cells.architectures). Empty: amd64.
+	Architectures []string
+
+	// Zone is where all cells have to be, because the virtual node says that it
+	// is there: the scheduler matched pods and volumes against that. May be
+	// empty.
+	Zone string
 
 	// VolumeGiB is the size of the root volume (cells.defaultVolumeSize).
 	// 0: DefaultVolumeGiB.
@@ -78,6 +88,15 @@ func (d Defaults) Requirements(pod *corev1.Pod) (v1beta1.Requirements, error) {
 	if req.InstanceTypes, err = narrow(req.InstanceTypes, n.instanceTypes); err != nil {
 		errs = append(errs, err)
 	}
+	if d.Zone != "" {
+		if !matches(req.Zones, d.Zone) {
+			errs = append(errs, &InvalidPodError{
+				Field: "node selector or affinity on " + corev1.LabelTopologyZone, Value: orList(req.Zones),
+				Allowed: "the virtual node's label says that all cells are in " + d.Zone,
+			})
+		}
+		req.Zones = []string{d.Zone}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return v1beta1.Requirements{}, err
 	}
@@ -90,6 +109,9 @@ func (d Defaults) Requirements(pod *corev1.Pod) (v1beta1.Requirements, error) {
 	cpu, memory := requests.Cpu(), requests.Memory()
 	if d.InstanceType != "" && cpu.IsZero() && memory.IsZero() && req.GPUs == 0 && len(req.InstanceTypes) == 0 {
 		req.InstanceTypes = []string{d.InstanceType}
+	}
+	if len(req.Architectures) == 0 && !slices.ContainsFunc(req.InstanceTypes, isExact) {
+		req.Architectures = slices.Clone(d.Architectures)
 	}
 	req.CPU, req.Memory = cpu.DeepCopy(), memory.DeepCopy()
 	if cpu.IsZero() {
@@ -108,6 +130,21 @@ func (d Defaults) Requirements(pod *corev1.Pod) (v1beta1.Requirements, error) {
 		}
 	}
 	return req, nil
+}
+
+// ForImages narrows the architectures in a pod's requirements to those that its
+// images are made for; images is empty if that is not known. Then a pod that
+// names several architectures by itself is believed, and one that names none
+// gets the first of the defaults.
+func (d Defaults) ForImages(req *v1beta1.Requirements, pod *corev1.Pod, images []string) {
+	both := slices.DeleteFunc(slices.Clone(req.Architectures), func(a string) bool { return !slices.Contains(images, a) })
+	if len(both) > 0 {
+		req.Architectures = both
+		return
+	}
+	if n, err := nodeConstraints(pod); err == nil && len(n.architectures) == 0 && len(req.Architectures) > 1 {
+		req.Architectures = req.Architectures[:1]
+	}
 }
 
 // EffectiveRequests is the pod's request as the scheduler computes it: the

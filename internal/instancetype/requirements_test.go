@@ -218,6 +218,27 @@ spec:
 			want: summary{CPU: "50m", Memory: "128Mi", Types: []string{"t3.small"},
 				CapacityTypes: []v1beta1.CapacityType{"spot", "on-demand"}},
 		},
+		"the virtual node's zone": {
+			reason:   "it is in one of those that the pod accepts, and so are all cells",
+			defaults: Defaults{Zone: "us-west-2b", Architectures: []string{"arm64", "amd64"}},
+			pod: `
+spec:
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms:
+        - matchExpressions: [{key: topology.kubernetes.io/zone, operator: In, values: [us-west-2b, us-west-2c]}]
+  containers: [{name: a}]`,
+			want: summary{CPU: "50m", Memory: "128Mi", Zones: []string{"us-west-2b"}, Architectures: []string{"arm64", "amd64"}},
+		},
+		"a type in full": {
+			reason:   "who names one has chosen the architecture",
+			defaults: Defaults{Architectures: []string{"arm64", "amd64"}},
+			pod: `
+metadata: {annotations: {pod.elotl.co/instance-type: "t3.*, c6i.large"}}
+spec: {containers: [{name: a}]}`,
+			want: summary{CPU: "50m", Memory: "128Mi", Types: []string{"t3.*", "c6i.large"}},
+		},
 		"defaults overridden": {
 			reason:   "the pod's own words win",
 			defaults: Defaults{InstanceType: "t3.small", CapacityTypes: []v1beta1.CapacityType{"spot"}},
@@ -249,14 +270,15 @@ spec: {containers: [{name: a, resources: {requests: {memory: 1Gi}}}]}`,
 
 func TestRequirementsRefuse(t *testing.T) {
 	cases := map[string]struct {
-		reason string
-		pod    string
-		want   []string // parts of the message
+		reason   string
+		defaults Defaults
+		pod      string
+		want     []string // parts of the message
 	}{
 		"launch type": {
 			reason: "the annotation, the value and what is allowed are named",
 			pod:    `{metadata: {annotations: {pod.elotl.co/launch-type: sopt}}}`,
-			want:   []string{"pod.elotl.co/launch-type", `"sopt"`, "spot or on-demand"},
+			want:   []string{"pod.elotl.co/launch-type", `"sopt"`, "on-demand, spot or spot-preferred"},
 		},
 		"several": {
 			reason: "all mistakes are told at once",
@@ -322,6 +344,12 @@ spec:
         - matchExpressions: [{key: kubernetes.io/arch, operator: Gt, values: ["1"]}]`,
 			want: []string{"kubernetes.io/arch", `"Gt"`, "In, NotIn or Exists"},
 		},
+		"another zone": {
+			reason:   "only kubelet.labels can have changed since it was scheduled",
+			defaults: Defaults{Zone: "us-west-2a"},
+			pod:      `{spec: {nodeSelector: {topology.kubernetes.io/zone: us-west-2b}}}`,
+			want:     []string{"topology.kubernetes.io/zone", "us-west-2b", "all cells are in us-west-2a"},
+		},
 		"types that exclude each other": {
 			reason: "annotation and selector have nothing in common",
 			pod: `
@@ -347,7 +375,7 @@ spec: {nodeSelector: {node.kubernetes.io/instance-type: m5.large}}`,
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := RequirementsForPod(parsePod(t, c.pod))
+			_, err := c.defaults.Requirements(parsePod(t, c.pod))
 			var invalid *InvalidPodError
 			if !errors.As(err, &invalid) {
 				t.Fatalf("%s: got error %v, want an InvalidPodError", c.reason, err)

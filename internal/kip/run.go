@@ -43,6 +43,7 @@ import (
 	"github.com/elotl/kip/v2/internal/instancetype"
 	"github.com/elotl/kip/v2/internal/kubeletapi"
 	"github.com/elotl/kip/v2/internal/pki"
+	"github.com/elotl/kip/v2/internal/platforms"
 	"github.com/elotl/kip/v2/internal/podlogs"
 	"github.com/elotl/kip/v2/internal/provider"
 	"github.com/elotl/kip/v2/internal/registrylogin"
@@ -98,6 +99,11 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 
+	images, err := imageResolver(cfg, log)
+	if err != nil {
+		return err
+	}
+
 	// The provider needs the connections, and they the gateway, and it the
 	// provider; the kubelet API needs the provider, and it who follows logs. The
 	// circles are closed by functions that are not called before all are made.
@@ -107,7 +113,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	pods := provider.New(provider.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		NodeName: o.NodeName, NodeLabels: provider.NodeLabels(node), Region: cfg.Cloud.AWS.Region,
-		Defaults: instancetype.Defaults{InstanceType: cfg.Cells.DefaultInstanceType, VolumeGiB: volumeGiB(cfg)},
+		Defaults: cfg.InstanceDefaults(), Architectures: images.Of,
 		Capacity: func(name string) (corev1.ResourceList, bool) {
 			t, ok := catalogue.Type(name)
 			if !ok {
@@ -169,6 +175,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 
 	for _, run := range []manager.RunnableFunc{
+		images.Start,
 		cells.Start,
 		func(ctx context.Context) error { runAuth(ctx); return nil },
 		func(ctx context.Context) error {
@@ -211,7 +218,7 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *ins
 		Nametag:      cfg.Cells.Nametag,
 		VPCID:        a.VPCID, SubnetIDs: subnets.IDs, SubnetTags: subnets.Tags,
 		Image:            image,
-		DefaultVolumeGiB: volumeGiB(cfg), PrivateIPOnly: cfg.Cells.PrivateIPOnly,
+		DefaultVolumeGiB: cfg.Cells.VolumeGiB(), PrivateIPOnly: cfg.Cells.PrivateIPOnly,
 		ExtraCIDRs: cfg.Cells.ExtraCIDRs, ExtraSecurityGroups: cfg.Cells.ExtraSecurityGroups,
 		InstanceProfile: cfg.Cells.DefaultIAMPermissions,
 		Catalogue:       catalogue,
@@ -239,7 +246,7 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 	cells, err := lifecycle.New(lifecycle.Config{
 		Client: mgr.GetClient(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
 		Offerings:   region.Offerings,
-		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: volumeGiB(cfg)},
+		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: cfg.Cells.VolumeGiB()},
 		UserData:    userData(cfg, o, ca),
 		Clock:       clock.RealClock{},
 		Events:      eventRecorder(mgr),
@@ -269,9 +276,13 @@ func eventRecorder(mgr ctrl.Manager) record.EventRecorder {
 	return mgr.GetEventRecorderFor("kip") //nolint:staticcheck // deprecated for a kind with another interface
 }
 
-// volumeGiB is the default size of root volumes, in whole GiB.
-func volumeGiB(cfg *config.Config) int32 {
-	return int32((cfg.Cells.DefaultVolumeSize.Value() + 1<<30 - 1) >> 30)
+// imageResolver asks the registries that cells ask.
+func imageResolver(cfg *config.Config, log *slog.Logger) (*platforms.Resolver, error) {
+	var mirrors []platforms.Mirror
+	for _, m := range cfg.Cells.RegistryMirrors {
+		mirrors = append(mirrors, platforms.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
+	}
+	return platforms.New(platforms.Config{Mirrors: mirrors, Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log})
 }
 
 // apiServer says how to reach the API server. There is no client-side limit:

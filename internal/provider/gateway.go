@@ -14,6 +14,7 @@ import (
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/gateway"
+	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 var (
@@ -52,7 +53,7 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 		capacity[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(int64(g)<<30, resource.BinarySI)
 	}
 
-	labels := map[string]string{
+	instance := map[string]string{
 		corev1.LabelInstanceTypeStable: launch.InstanceType,
 		corev1.LabelTopologyZone:       launch.Zone,
 		corev1.LabelTopologyRegion:     p.Region,
@@ -61,8 +62,16 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 		corev1.LabelHostname:           p.NodeName,
 		LabelCapacityType:              string(launch.CapacityType),
 	}
-	// The scheduler matched the pod against the virtual node: its labels win.
+	// The scheduler matched the pod against the virtual node: its labels win,
+	// but for those by which the pod chose its instance. Of these the instance's
+	// are what the pod asked for, and true.
+	labels := maps.Clone(instance)
 	maps.Copy(labels, p.NodeLabels)
+	for key := range labels {
+		if own := instancetype.InstanceLabel(key); own != "" {
+			labels[key] = instance[own]
+		}
+	}
 
 	g := gateway.Cell{
 		Name: name, NodeName: p.NodeName,

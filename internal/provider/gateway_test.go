@@ -62,6 +62,31 @@ func TestGatewaySeesTheCell(t *testing.T) {
 	}
 }
 
+// TestInstanceLabelsAreTheInstances: by these labels the pod chose its instance,
+// so that its kubelet admits it with them, whatever the virtual node says.
+func TestInstanceLabelsAreTheInstances(t *testing.T) {
+	w := newWorld(t)
+	w.kip.NodeLabels = map[string]string{
+		corev1.LabelArchStable: "amd64", "beta.kubernetes.io/arch": "amd64", corev1.LabelTopologyZone: "us-west-2b",
+		corev1.LabelTopologyRegion: "here", "team": "blue",
+	}
+	w.add()
+	w.must()
+	w.lifecycle(func(c *v1beta1.Cell) { enrolled(c); c.Status.Launch.Architecture = "arm64" })
+	got, _ := w.kip.Cell(w.cell().Name)
+	for label, want := range map[string]string{
+		corev1.LabelArchStable: "arm64", "beta.kubernetes.io/arch": "arm64", corev1.LabelTopologyZone: "us-west-2a",
+		corev1.LabelTopologyRegion: "here", "team": "blue",
+	} {
+		if got.Labels[label] != want {
+			t.Errorf("label %s=%q, want %q", label, got.Labels[label], want)
+		}
+	}
+	if _, ok := got.Labels[corev1.LabelFailureDomainBetaZone]; ok {
+		t.Error("an old name is shown only where the virtual node has it")
+	}
+}
+
 // TestGatewayIsNotToldThatAPodIsGoneBeforeItIs: a kubelet that sees no pod ends
 // it.
 func TestGatewayIsNotToldThatAPodIsGoneBeforeItIs(t *testing.T) {

@@ -16,6 +16,58 @@ import (
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
+// TestImagesDecideAboutTheArchitecture: a cell is written when the images of its
+// pod are known, or are known not to be.
+func TestImagesDecideAboutTheArchitecture(t *testing.T) {
+	both := &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{
+			Key: corev1.LabelArchStable, Operator: corev1.NodeSelectorOpIn, Values: []string{"arm64", "amd64"},
+		}}}},
+	}}}
+	for name, tc := range map[string]struct {
+		reason   string
+		defaults []string
+		affinity *corev1.Affinity
+		images   []string
+		asks     bool
+		want     []string
+	}{
+		"one architecture":             {"there is nothing to choose", []string{"amd64"}, nil, []string{"amd64", "arm64"}, false, []string{"amd64"}},
+		"made for both":                {"the cheaper one will be chosen", []string{"amd64", "arm64"}, nil, []string{"amd64", "arm64"}, true, []string{"amd64", "arm64"}},
+		"made for one":                 {"that one", []string{"amd64", "arm64"}, nil, []string{"arm64"}, true, []string{"arm64"}},
+		"not known":                    {"the first", []string{"arm64", "amd64"}, nil, nil, true, []string{"arm64"}},
+		"the pod names both":           {"it is believed where nothing else is known", []string{"amd64"}, both, nil, true, []string{"amd64", "arm64"}},
+		"the pod names too many":       {"images that are not made for arm64 do not run there", []string{"amd64"}, both, []string{"amd64"}, true, []string{"amd64"}},
+		"the pod names both, for none": {"its own word is left, and the pull's error", []string{"amd64"}, both, []string{"s390x"}, true, []string{"amd64", "arm64"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.kip.Defaults.Architectures = tc.defaults
+			w.asking = true
+			w.add(func(p *corev1.Pod) { p.Spec.Affinity = tc.affinity })
+			result, err := w.reconcile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asks := result.RequeueAfter > 0; asks != tc.asks || asks != (w.cell() == nil) {
+				t.Fatalf("%s: asks %t, cell %v", tc.reason, asks, w.cell())
+			}
+			w.asking, w.images = false, tc.images
+			w.must()
+			if diff := cmp.Diff(tc.want, w.cell().Spec.Requirements.Architectures); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", tc.reason, diff)
+			}
+			// An answer that is out of date is no reason to touch the cell.
+			version := w.cell().ResourceVersion
+			w.asking = true
+			w.must()
+			if w.cell().ResourceVersion != version {
+				t.Error("the cell was written without news")
+			}
+		})
+	}
+}
+
 func TestNewPodGetsACell(t *testing.T) {
 	w := newWorld(t)
 	pod := w.add(func(p *corev1.Pod) {

@@ -37,6 +37,11 @@ type Config struct {
 	// Defaults hold for what a pod does not say about its instance.
 	Defaults instancetype.Defaults
 
+	// Architectures says for which architectures a pod's images are made, none
+	// if that is not known; done is false while that is being found out. It
+	// does not block.
+	Architectures func(*corev1.Pod) (architectures []string, done bool)
+
 	// Capacity says what a pod can have on an instance type.
 	Capacity func(instanceType string) (corev1.ResourceList, bool)
 

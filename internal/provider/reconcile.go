@@ -28,6 +28,9 @@ const cellsByPod = "spec.pod"
 // API server, or for the logs of pods that ended.
 const workers = 100
 
+// imagesRecheck is how often a pod asks whether a registry has answered.
+const imagesRecheck = 50 * time.Millisecond
+
 // SetupWithManager registers the reconciler. Call it once, before the manager
 // starts; its cache must hold no Pods but this node's.
 func (p *Provider) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error {
@@ -161,6 +164,13 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell
 		// The user's to correct; the corrected pod comes back by its event.
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, v1beta1.ReasonInvalidPod, err.Error()
 		return reconcile.Result{}, nil
+	}
+	if len(spec.Requirements.Architectures) > 1 {
+		images, done := p.Architectures(pod)
+		if !done {
+			return reconcile.Result{RequeueAfter: imagesRecheck}, nil
+		}
+		p.Defaults.ForImages(&spec.Requirements, pod, images)
 	}
 	if cell != nil {
 		return reconcile.Result{}, p.refresh(ctx, cell, spec)

@@ -67,6 +67,10 @@ type world struct {
 	// cell's kubelet.
 	kubelet   *fakeKubelet
 	following bool
+	// images are the architectures of all images, asking says that a registry is
+	// being asked for them.
+	images []string
+	asking bool
 	// deaf: nobody writes the status that Kip reports to the API server.
 	deaf bool
 }
@@ -107,6 +111,7 @@ func (w *world) restart() {
 		}),
 		Live:     interceptor.NewClient(w.api, interceptor.Funcs{Get: w.getLive}),
 		NodeName: testNode, NodeLabels: map[string]string{"type": "virtual-kubelet"}, Region: "us-west-2",
+		Architectures: func(*corev1.Pod) ([]string, bool) { return w.images, !w.asking },
 		Capacity: func(string) (corev1.ResourceList, bool) {
 			return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}, true
 		},

@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -268,6 +269,70 @@ func TestQuotaOfSpotFallsBackToOnDemand(t *testing.T) {
 	w.must()
 	if l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch; l.CapacityType != v1beta1.OnDemand {
 		t.Errorf("launched %+v, want on-demand", l)
+	}
+}
+
+// TestSpotFallsBackOnlyWhenAllowed: on-demand comes when every spot offering was
+// refused, for pods that accept it, and says its own price.
+func TestSpotFallsBackOnlyWhenAllowed(t *testing.T) {
+	catalogue, err := instancetype.Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	region, err := catalogue.Region("us-west-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	either := []v1beta1.CapacityType{v1beta1.Spot, v1beta1.OnDemand}
+	for name, tc := range map[string]struct {
+		reason  string
+		accepts []v1beta1.CapacityType
+		soldOut func(v1beta1.LaunchStatus) bool
+		want    string // type, zone, capacity type; "" if it waits
+	}{
+		"spot is left": {
+			"a shortage elsewhere is none here", either,
+			func(l v1beta1.LaunchStatus) bool { return l.CapacityType == v1beta1.Spot && l.Zone != "us-west-2c" },
+			"t3.nano us-west-2c spot",
+		},
+		"no spot is left": {
+			"the pod accepts on-demand", either,
+			func(l v1beta1.LaunchStatus) bool { return l.CapacityType == v1beta1.Spot },
+			"t3.nano us-west-2a on-demand",
+		},
+		"nothing is left": {
+			"it waits for either", either, func(v1beta1.LaunchStatus) bool { return true }, "",
+		},
+		"spot alone": {
+			"nobody asked for on-demand", either[:1],
+			func(l v1beta1.LaunchStatus) bool { return l.CapacityType == v1beta1.Spot }, "",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.kip.cfg.Offerings = region.Offerings
+			w.cloud.SoldOut = tc.soldOut
+			cell := w.add(func(c *v1beta1.Cell) {
+				c.Spec.Requirements.CapacityTypes, c.Spec.Requirements.InstanceTypes = tc.accepts, []string{"t3.nano"}
+			})
+			w.must()
+			if tc.want == "" {
+				if n := len(w.cloud.All()); n > 0 {
+					t.Errorf("%s: %d instances", tc.reason, n)
+				}
+				w.want(v1beta1.CellPending, v1beta1.ReasonInsufficientCapacity)
+				return
+			}
+			l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch
+			if got := fmt.Sprintf("%s %s %s", l.InstanceType, l.Zone, l.CapacityType); got != tc.want {
+				t.Errorf("%s: launched %s, want %s", tc.reason, got, tc.want)
+			}
+			req := cell.Spec.Requirements
+			req.CapacityTypes = []v1beta1.CapacityType{l.CapacityType}
+			if price := region.Offerings(req, instancetype.Options{}).Offerings[0].Price(); l.HourlyUSD != price {
+				t.Errorf("the price shown is %s, the one paid %s", l.HourlyUSD, price)
+			}
+		})
 	}
 }
 
