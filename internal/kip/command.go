@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Options are the flags of kip run.
@@ -57,11 +58,8 @@ instances. It may be stopped and started at any time: pods run on meanwhile.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.ProviderConfig, "provider-config", "/etc/kip/provider.yaml", "the configuration file (docs/configuration.md)")
+	identityFlags(f, &o)
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as the pod's service account")
-	f.StringVar(&o.ClusterName, "cluster-name", "kip", "the cluster's name; with namespace and node name it tells this Kip's instances from all others")
-	f.StringVar(&o.Namespace, "namespace", "kip", "Kip's own namespace, where it keeps its certificate authority")
-	f.StringVar(&o.NodeName, "node-name", "kip-provider-0", "the virtual node's name")
 	f.StringVar(&o.NodeIP, "node-ip", os.Getenv("POD_IP"), "the address at which the API server reaches the kubelet API; $POD_IP by default")
 	f.StringVar(&o.KubeletListen, "kubelet-listen", ":10250", "where the kubelet API listens")
 	f.StringVar(&o.MetricsListen, "metrics-listen", ":9090", "where /metrics listens; 0 turns it off")
@@ -70,4 +68,12 @@ instances. It may be stopped and started at any time: pods run on meanwhile.`,
 	f.StringVar(&o.Catalogue, "catalogue", "", "a file with instance types and prices instead of the embedded ones")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	return cmd
+}
+
+// identityFlags say which Kip this is and which cloud is its own.
+func identityFlags(f *pflag.FlagSet, o *Options) {
+	f.StringVar(&o.ProviderConfig, "provider-config", "/etc/kip/provider.yaml", "the configuration file (docs/configuration.md)")
+	f.StringVar(&o.ClusterName, "cluster-name", "kip", "the cluster's name; with namespace and node name it tells this Kip's instances from all others")
+	f.StringVar(&o.Namespace, "namespace", "kip", "Kip's own namespace, where it keeps its certificate authority")
+	f.StringVar(&o.NodeName, "node-name", "kip-provider-0", "the virtual node's name")
 }
