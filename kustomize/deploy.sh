@@ -1,0 +1,231 @@
+#!/usr/bin/env bash
+# Installs Kip into an EKS cluster, or brings an installation up to date.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+node=kip-provider-0
+
+usage() {
+	cat <<'END'
+Installs Kip into an EKS cluster, or brings an installation up to date.
+
+    export CLUSTER_NAME=... USE_REGION=... IMAGE_TAG=... KIP_SERVICE_ACCOUNT_ROLE_ARN=...
+    kustomize/deploy.sh [--render]
+
+--render prints the manifests and changes nothing.
+
+Required variables:
+  CLUSTER_NAME                  Name of the cluster. With NAMESPACE it marks Kip's instances:
+                                never change either while cells run.
+  USE_REGION                    Region, such as us-west-2.
+  IMAGE_TAG                     Version of Kip.
+  KIP_SERVICE_ACCOUNT_ROLE_ARN  Role that Kip takes, with kustomize/iam's policies.
+
+Optional:
+  NAMESPACE                     Kip's namespace (kip).
+  IMAGE_REGISTRY                Where IMAGE_REGISTRY/kip:IMAGE_TAG is (docker.io/elotl).
+  VPC_ID                        The cells' VPC. Else that of the EKS cluster, asked with the AWS CLI.
+  CELL_INSTANCE_PROFILE_ARN     Instance profile of cells that name none.
+  CELL_IMAGE_ID                 Machine images of cells: AMI IDs separated by commas, one for each
+                                architecture.
+  KIP_CELL_SG                   Security groups that every cell gets besides Kip's own; IDs
+                                separated by commas.
+  CLUSTER_DNS                   Address of the cluster's DNS. Else that of the Service kube-dns.
+  PROVIDER_CONFIG               A provider.yaml of your own, instead of the one made from USE_REGION,
+                                VPC_ID, CELL_IMAGE_ID, CELL_INSTANCE_PROFILE_ARN, KIP_CELL_SG and
+                                CLUSTER_DNS.
+  AWS_ENDPOINT_URL              Another endpoint for all of AWS's APIs.
+  NFS_VOLUME_ENDPOINT           For the image cache, which this version does not have: no effect.
+  DEPLOY_TIMEOUT                How long to wait until Kip is ready (5m).
+
+Needs envsubst, kubectl 1.21 or later and, if it is there, uses kustomize 4 or later.
+END
+}
+
+say() { printf '%s\n' "$*" >&2; }
+warn() { say "warning: $*"; }
+die() {
+	say "deploy.sh: $*"
+	exit 1
+}
+
+render=false
+case "${1-}" in
+'') ;;
+--render) render=true ;;
+-h | --help)
+	usage
+	exit 0
+	;;
+*) die "unknown argument $1; --help explains" ;;
+esac
+[ $# -le 1 ] || die "one argument at most; --help explains"
+
+# All that is wrong is said at once.
+problems=()
+wrong() { problems+=("$*"); }
+
+# check NAME PATTERN EXAMPLE: the variable, if it is set, must match as a whole.
+check() {
+	local value=${!1-}
+	if [ -n "$value" ] && ! [[ $value =~ ^($2)$ ]]; then
+		wrong "$1 is \"$value\"; it takes $3"
+	fi
+}
+required() {
+	if [ -z "${!1-}" ]; then
+		wrong "$1 is not set; it takes $3"
+	fi
+	check "$@"
+}
+
+export NAMESPACE=${NAMESPACE:-kip} IMAGE_REGISTRY=${IMAGE_REGISTRY:-docker.io/elotl}
+export AWS_ENDPOINT_URL=${AWS_ENDPOINT_URL-}
+export VPC_ID=${VPC_ID-} CELL_IMAGE_ID=${CELL_IMAGE_ID-} CELL_INSTANCE_PROFILE_ARN=${CELL_INSTANCE_PROFILE_ARN-} KIP_CELL_SG=${KIP_CELL_SG-} CLUSTER_DNS=${CLUSTER_DNS-}
+timeout=${DEPLOY_TIMEOUT:-5m}
+provider_config=${PROVIDER_CONFIG-}
+
+required CLUSTER_NAME '[A-Za-z0-9][A-Za-z0-9_.-]{0,99}' 'the name of the EKS cluster'
+required USE_REGION '[a-z]{2}(-[a-z]+)+-[0-9]+' 'a region such as us-west-2'
+required IMAGE_TAG '[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}' 'a version of Kip such as 1.0-latest'
+required KIP_SERVICE_ACCOUNT_ROLE_ARN 'arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+' \
+	"the ARN of Kip's role such as arn:aws:iam::012345678910:role/kip (docs/install-eks.md says how to make it)"
+check NAMESPACE '[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?' 'the name of a namespace'
+check IMAGE_REGISTRY '[a-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9]' 'a registry such as docker.io/elotl'
+check VPC_ID 'vpc-[0-9a-f]+' 'an ID such as vpc-0123456789abcdef0'
+check CELL_INSTANCE_PROFILE_ARN 'arn:aws[a-z-]*:iam::[0-9]{12}:instance-profile/[A-Za-z0-9+=,.@_/-]+' \
+	'the ARN of an instance profile such as arn:aws:iam::012345678910:instance-profile/kip-cell'
+check CELL_IMAGE_ID 'ami-[0-9a-f]+(,ami-[0-9a-f]+)*' 'IDs such as ami-0123456789abcdef0, separated by commas'
+check KIP_CELL_SG 'sg-[0-9a-f]+(,sg-[0-9a-f]+)*' 'IDs such as sg-0123456789abcdef0, separated by commas'
+check CLUSTER_DNS '[0-9a-fA-F:.]+(,[0-9a-fA-F:.]+)*' 'an IP address'
+check AWS_ENDPOINT_URL 'https?://[A-Za-z0-9._:/-]+' 'a URL'
+check NFS_VOLUME_ENDPOINT '[A-Za-z0-9._-]+:/.*' 'a server and a path such as fs-92e61897.efs.us-west-2.amazonaws.com:/'
+check DEPLOY_TIMEOUT '[0-9]+[smh]' 'a time such as 5m'
+case $NAMESPACE in
+default | kube-*) wrong "NAMESPACE is $NAMESPACE; give Kip one of its own, which is removed with it" ;;
+esac
+if [ -n "$provider_config" ] && ! [ -r "$provider_config" ]; then
+	wrong "PROVIDER_CONFIG is $provider_config, which cannot be read"
+fi
+
+for tool in envsubst kubectl; do
+	command -v "$tool" >/dev/null || wrong "$tool is not installed"
+done
+if command -v kustomize >/dev/null; then
+	kustomize=(kustomize build)
+else
+	kustomize=(kubectl kustomize)
+fi
+
+refuse_problems() {
+	[ ${#problems[@]} -gt 0 ] || return 0
+	say "deploy.sh: nothing was changed:"
+	local p
+	for p in "${problems[@]}"; do say "  - $p"; done
+	exit 2
+}
+refuse_problems
+
+if [ -n "${NFS_VOLUME_ENDPOINT-}" ]; then
+	warn "NFS_VOLUME_ENDPOINT has no effect: this version has no image cache. Pods start without it, only slower."
+fi
+
+if [ -n "$provider_config" ]; then
+	for name in VPC_ID CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS; do
+		[ -z "${!name}" ] || wrong "$name and PROVIDER_CONFIG are set; say it in $provider_config"
+	done
+else
+	if [ -z "$VPC_ID" ] && command -v aws >/dev/null; then
+		VPC_ID=$(aws eks describe-cluster --name "$CLUSTER_NAME" --region "$USE_REGION" \
+			--query cluster.resourcesVpcConfig.vpcId --output text 2>&1) || {
+			say "$VPC_ID"
+			VPC_ID=
+		}
+		[ -z "$VPC_ID" ] || say "VPC of the cluster: $VPC_ID"
+	fi
+	if [ -z "$VPC_ID" ]; then
+		wrong "VPC_ID is not set, and the EKS cluster $CLUSTER_NAME could not be asked for its VPC; aws ec2 describe-vpcs lists all"
+	fi
+	if [ -z "$CELL_IMAGE_ID" ]; then
+		warn "CELL_IMAGE_ID is not set: without a machine image no cell can be launched, and pods will wait with reason InvalidConfiguration."
+	fi
+	if [ -z "$CLUSTER_DNS" ] && ! $render; then
+		CLUSTER_DNS=$(kubectl --namespace kube-system get service kube-dns --ignore-not-found --output 'jsonpath={.spec.clusterIP}') ||
+			wrong "kubectl does not reach the cluster"
+		if [ -n "$CLUSTER_DNS" ]; then
+			say "DNS of the cluster: $CLUSTER_DNS"
+		else
+			warn "there is no Service kube-system/kube-dns: pods on cells will not find names of the cluster. Set CLUSTER_DNS."
+		fi
+	fi
+fi
+refuse_problems
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp -R "$here/base" "$here/crd" "$here/provider" "$here/eks" "$work"
+
+# The names are listed, so that nothing else that looks like a variable is touched.
+fill() {
+	# shellcheck disable=SC2016 # envsubst takes the names, not the values
+	envsubst '${NAMESPACE} ${CLUSTER_NAME} ${USE_REGION} ${VPC_ID} ${IMAGE_REGISTRY} ${IMAGE_TAG} ${CLUSTER_DNS}
+		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}' <"$1" >"$2"
+}
+if [ -n "$provider_config" ]; then
+	cp "$provider_config" "$work/eks/provider.yaml"
+else
+	fill "$here/eks/provider.yaml" "$work/eks/provider.yaml"
+fi
+PROVIDER_CONFIG_HASH=$(cat "$work/eks/provider.yaml" - <<<"$CLUSTER_NAME $KIP_SERVICE_ACCOUNT_ROLE_ARN $AWS_ENDPOINT_URL" | cksum | cut -d ' ' -f 1)
+export PROVIDER_CONFIG_HASH
+fill "$here/eks/kustomization.yaml" "$work/eks/kustomization.yaml"
+"${kustomize[@]}" "$work/eks" >"$work/kip.yaml" || die "the manifests could not be made; see above"
+
+if $render; then
+	cat "$work/kip.yaml"
+	exit 0
+fi
+
+# What the pod and the node say, for whoever has to find out why.
+explain() {
+	say ""
+	say "Kip did not get ready. The pod:"
+	kubectl --namespace "$NAMESPACE" get pods --selector app.kubernetes.io/name=kip --output wide >&2 || true
+	say ""
+	say "Events:"
+	kubectl --namespace "$NAMESPACE" get events --sort-by .lastTimestamp 2>/dev/null | tail -n 15 >&2 || true
+	say ""
+	say "Log:"
+	kubectl --namespace "$NAMESPACE" logs "$node" --tail 15 >&2 ||
+		kubectl --namespace "$NAMESPACE" logs "$node" --tail 15 --previous >&2 || true
+	say ""
+	die "$1. docs/install-eks.md, \"What goes wrong\", goes through the causes; run deploy.sh again when it is put right."
+}
+
+say "Installing Kip $IMAGE_TAG into namespace $NAMESPACE of $(kubectl config current-context 2>/dev/null || echo 'the current cluster')"
+kubectl apply --server-side --force-conflicts --filename "$work/kip.yaml" >&2 || die "kubectl apply failed; see above"
+kubectl --namespace "$NAMESPACE" rollout status statefulset/kip-provider --timeout "$timeout" >&2 ||
+	explain "the StatefulSet kip-provider was not ready within $timeout"
+# kubectl wait gives up at once on what is not there yet.
+for _ in $(seq 30); do
+	[ -z "$(kubectl get node "$node" --ignore-not-found --output name)" ] || break
+	sleep 1
+done
+kubectl wait --for condition=Ready "node/$node" --timeout "$timeout" >&2 ||
+	explain "the node $node was not ready within $timeout"
+
+cat <<END
+
+Kip runs. A pod goes to a cell of its own with
+
+    nodeSelector: {type: virtual-kubelet}
+    tolerations:
+    - {key: virtual-kubelet.io/provider, operator: Exists}
+
+    kubectl get node $node
+    kubectl get pods --field-selector spec.nodeName=$node -A
+    kubectl get cells
+    kubectl --namespace $NAMESPACE logs $node
+
+To remove it:  NAMESPACE=$NAMESPACE $here/undeploy.sh
+END

@@ -1,0 +1,283 @@
+package install
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"github.com/elotl/kip/v2/internal/config"
+	"github.com/elotl/kip/v2/internal/kip"
+)
+
+// refusing is a kubectl that leaves a trace of every call.
+const refusing = "#!/bin/sh\necho \"$@\" >>\"$(dirname \"$0\")/called\"\nexit 1\n"
+
+func TestDeployRefuses(t *testing.T) {
+	tests := map[string]struct {
+		reason string
+		set    map[string]string // an empty value takes the variable away
+		want   []string
+	}{
+		"no role": {
+			"Kip without a role could launch nothing", map[string]string{"KIP_SERVICE_ACCOUNT_ROLE_ARN": ""},
+			[]string{"KIP_SERVICE_ACCOUNT_ROLE_ARN is not set", "arn:aws:iam::012345678910:role/"},
+		},
+		"nothing set": {
+			"all that is missing is said at once",
+			map[string]string{"CLUSTER_NAME": "", "USE_REGION": "", "IMAGE_TAG": "", "KIP_SERVICE_ACCOUNT_ROLE_ARN": ""},
+			[]string{"CLUSTER_NAME is not set", "USE_REGION is not set", "IMAGE_TAG is not set", "KIP_SERVICE_ACCOUNT_ROLE_ARN is not set"},
+		},
+		"a profile for a role": {
+			"the two ARNs are easily taken for each other",
+			map[string]string{"KIP_SERVICE_ACCOUNT_ROLE_ARN": "arn:aws:iam::012345678910:instance-profile/kip"},
+			[]string{`KIP_SERVICE_ACCOUNT_ROLE_ARN is "arn:aws:iam::012345678910:instance-profile/kip"`},
+		},
+		"a role for a profile": {
+			"the same", map[string]string{"CELL_INSTANCE_PROFILE_ARN": "arn:aws:iam::012345678910:role/kip"}, []string{"CELL_INSTANCE_PROFILE_ARN is"},
+		},
+		"a zone":    {"a zone is no region", map[string]string{"USE_REGION": "us-west-2a"}, []string{`USE_REGION is "us-west-2a"`}},
+		"the group": {"a name is no ID", map[string]string{"KIP_CELL_SG": "kip-cells"}, []string{`KIP_CELL_SG is "kip-cells"`}},
+		"the VPC":   {"a placeholder that was not replaced", map[string]string{"VPC_ID": "<vpc ID>"}, []string{`VPC_ID is "<vpc ID>"`}},
+		"no VPC": {
+			"without the AWS CLI nobody knows it", map[string]string{"VPC_ID": ""}, []string{"VPC_ID is not set", "aws ec2 describe-vpcs"},
+		},
+		"namespace":    {"it is removed with Kip", map[string]string{"NAMESPACE": "kube-system"}, []string{"NAMESPACE is kube-system"}},
+		"NFS endpoint": {"a host alone is none", map[string]string{"NFS_VOLUME_ENDPOINT": "fs-1.efs"}, []string{`NFS_VOLUME_ENDPOINT is "fs-1.efs"`}},
+		"injection": {
+			"values end up in YAML", map[string]string{"CLUSTER_NAME": "a\nb: c"}, []string{"CLUSTER_NAME is"},
+		},
+		"no file": {"", map[string]string{"PROVIDER_CONFIG": "/nowhere"}, []string{"PROVIDER_CONFIG is /nowhere"}},
+		"said twice": {
+			"one of the two would be ignored", map[string]string{"PROVIDER_CONFIG": "/dev/null"}, []string{"VPC_ID and PROVIDER_CONFIG", "KIP_CELL_SG and"},
+		},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := programs(t, map[string]string{"kubectl": refusing, "aws": "#!/bin/sh\nexit 1\n"})
+			vars := variables()
+			for k, v := range tc.set {
+				if vars[k] = v; v == "" {
+					delete(vars, k)
+				}
+			}
+			_, stderr, code := script(t, dir, "deploy.sh", vars)
+			if code != 2 || !strings.Contains(stderr, "nothing was changed") {
+				t.Errorf("%s: exit code %d\n%s", tc.reason, code, stderr)
+			}
+			for _, want := range tc.want {
+				if !strings.Contains(stderr, want) {
+					t.Errorf("%s: it does not say %q:\n%s", tc.reason, want, stderr)
+				}
+			}
+			if called, err := os.ReadFile(filepath.Join(dir, "called")); err == nil {
+				t.Errorf("kubectl was called: %s", called)
+			}
+		})
+	}
+}
+
+func TestDeployAsksTheClusterForItsVPC(t *testing.T) {
+	dir := withKubectl(t)
+	aws := "#!/bin/sh\n[ \"$*\" = 'eks describe-cluster --name prod --region us-west-2 --query cluster.resourcesVpcConfig.vpcId --output text' ] && echo vpc-eks\n"
+	if err := os.WriteFile(filepath.Join(dir, "aws"), []byte(aws), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	vars := variables()
+	delete(vars, "VPC_ID")
+	out, stderr, code := script(t, dir, "deploy.sh", vars, "--render")
+	if code != 0 || !strings.Contains(out, "vpcID: vpc-eks") {
+		t.Errorf("%d\n%s", code, stderr)
+	}
+}
+
+// render is what deploy.sh would apply.
+func render(t *testing.T, vars map[string]string) map[string]object {
+	t.Helper()
+	out, stderr, code := script(t, withKubectl(t), "deploy.sh", vars, "--render")
+	if code != 0 {
+		t.Fatalf("deploy.sh --render: %d\n%s", code, stderr)
+	}
+	if strings.Contains(out, "${") {
+		t.Errorf("a variable was not filled in:\n%s", out)
+	}
+	return objects(t, out)
+}
+
+func TestDeployKeepsToTheNamespace(t *testing.T) {
+	all := render(t, variables())
+	elsewhere := []string{
+		"Role kube-node-lease/kip-provider", "RoleBinding kube-node-lease/kip-provider", "RoleBinding kube-system/kip-provider-client-ca",
+	}
+	for key, o := range all {
+		switch o.Metadata.Namespace {
+		case "elotl-kip", "":
+		default:
+			if !slices.Contains(elsewhere, key) {
+				t.Errorf("%s is in another namespace", key)
+			}
+		}
+		if o.Kind != "RoleBinding" && o.Kind != "ClusterRoleBinding" {
+			continue
+		}
+		var binding rbacv1.RoleBinding // a ClusterRoleBinding has the same fields
+		o.into(t, &binding)
+		want := []rbacv1.Subject{{Kind: "ServiceAccount", Name: "kip-provider", Namespace: "elotl-kip"}}
+		if diff := cmp.Diff(want, binding.Subjects); diff != "" {
+			t.Errorf("%s: %s", key, diff)
+		}
+	}
+	for _, key := range append(elsewhere, "Namespace /elotl-kip", "Role elotl-kip/kip-provider", "ClusterRoleBinding /kip-provider") {
+		find(t, all, key)
+	}
+}
+
+func TestDeployedPod(t *testing.T) {
+	all := render(t, variables())
+	var set appsv1.StatefulSet
+	find(t, all, "StatefulSet elotl-kip/kip-provider").into(t, &set)
+	checkPod(t, &set.Spec.Template.Spec)
+	container := set.Spec.Template.Spec.Containers[0]
+	if want := variables()["IMAGE_REGISTRY"] + "/kip:1.0-latest"; container.Image != want {
+		t.Errorf("image %s, want %s", container.Image, want)
+	}
+	run := kip.NewCommand()
+	if container.Args[0] != run.Name() {
+		t.Errorf("it runs kip %s", container.Args[0])
+	}
+	if err := run.ParseFlags(container.Args[1:]); err != nil {
+		t.Errorf("kip run refuses the StatefulSet's flags: %v", err)
+	}
+	for _, probe := range []*corev1.Probe{container.LivenessProbe, container.ReadinessProbe} {
+		i := slices.IndexFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == probe.HTTPGet.Port.String() })
+		if i < 0 || !strings.HasSuffix(run.Flag("health-listen").DefValue, ":8081") || container.Ports[i].ContainerPort != 8081 {
+			t.Errorf("the probe of %s does not ask where Kip listens", probe.HTTPGet.Path)
+		}
+	}
+
+	var service corev1.Service
+	find(t, all, "Service elotl-kip/kip-provider").into(t, &service)
+	var budget policyv1.PodDisruptionBudget
+	find(t, all, "PodDisruptionBudget elotl-kip/kip-provider").into(t, &budget)
+	for _, selector := range []map[string]string{service.Spec.Selector, budget.Spec.Selector.MatchLabels, set.Spec.Selector.MatchLabels} {
+		for k, v := range selector {
+			if set.Spec.Template.Labels[k] != v {
+				t.Errorf("nothing selects %s=%s", k, v)
+			}
+		}
+	}
+	if set.Spec.ServiceName != service.Name {
+		t.Errorf("the StatefulSet's Service is %s", set.Spec.ServiceName)
+	}
+
+	// Another configuration is another pod.
+	other := variables()
+	other["KIP_CELL_SG"] = "sg-2"
+	var changed appsv1.StatefulSet
+	find(t, render(t, other), "StatefulSet elotl-kip/kip-provider").into(t, &changed)
+	if cmp.Equal(set.Spec.Template.Annotations, changed.Spec.Template.Annotations) {
+		t.Error("another provider.yaml does not restart Kip")
+	}
+}
+
+// checkPod holds a pod against the restricted standard, which the namespace
+// enforces, and keeps it off cells.
+func checkPod(t *testing.T, pod *corev1.PodSpec) {
+	t.Helper()
+	s, c := pod.SecurityContext, pod.Containers[0].SecurityContext
+	if !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || *c.AllowPrivilegeEscalation ||
+		!*c.ReadOnlyRootFilesystem || !slices.Equal(c.Capabilities.Drop, []corev1.Capability{"ALL"}) || pod.HostNetwork {
+		t.Errorf("the pod has more rights than it needs: %+v %+v", s, c)
+	}
+	terms := pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	never := corev1.NodeSelectorRequirement{Key: "type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"virtual-kubelet"}}
+	for _, term := range terms {
+		if !slices.ContainsFunc(term.MatchExpressions, func(r corev1.NodeSelectorRequirement) bool { return cmp.Equal(r, never) }) {
+			t.Error("the pod may land on a cell")
+		}
+	}
+}
+
+func TestDeployedConfiguration(t *testing.T) {
+	var configMap corev1.ConfigMap
+	all := render(t, variables())
+	find(t, all, "ConfigMap elotl-kip/kip-provider").into(t, &configMap)
+	c, err := config.Parse([]byte(configMap.Data["provider.yaml"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := variables()
+	got := map[string]string{
+		"CLUSTER_NAME": configMap.Data["cluster-name"], "KIP_SERVICE_ACCOUNT_ROLE_ARN": configMap.Data["role-arn"],
+		"USE_REGION": c.Cloud.AWS.Region, "VPC_ID": c.Cloud.AWS.VPCID, "CELL_INSTANCE_PROFILE_ARN": c.Cells.DefaultIAMPermissions,
+		"CELL_IMAGE_ID": c.Cells.BootImageSpec.ImageIDs, "KIP_CELL_SG": strings.Join(c.Cells.ExtraSecurityGroups, ","), "CLUSTER_DNS": strings.Join(c.Kubelet.ClusterDNS, ","),
+	}
+	for name, value := range got {
+		if value != v[name] {
+			t.Errorf("%s is %q in the cluster, want %q", name, value, v[name])
+		}
+	}
+	account := find(t, all, "ServiceAccount elotl-kip/kip-provider")
+	if account.Metadata.Annotations["eks.amazonaws.com/role-arn"] != v["KIP_SERVICE_ACCOUNT_ROLE_ARN"] {
+		t.Errorf("the service account's role: %v", account.Metadata.Annotations)
+	}
+
+	// The least that may be set.
+	for _, name := range []string{"CELL_IMAGE_ID", "CELL_INSTANCE_PROFILE_ARN", "KIP_CELL_SG", "CLUSTER_DNS", "NAMESPACE", "IMAGE_REGISTRY"} {
+		delete(v, name)
+	}
+	find(t, render(t, v), "ConfigMap kip/kip-provider").into(t, &configMap)
+	if _, err := config.Parse([]byte(configMap.Data["provider.yaml"])); err != nil {
+		t.Errorf("without the optional variables: %v", err)
+	}
+
+	// A provider.yaml of one's own.
+	own := filepath.Join(t.TempDir(), "provider.yaml")
+	if err := os.WriteFile(own, []byte("cloud: {aws: {region: us-west-2, vpcID: vpc-1}} # ${NOT_OURS}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	delete(v, "VPC_ID")
+	v["PROVIDER_CONFIG"] = own
+	out, stderr, code := script(t, withKubectl(t), "deploy.sh", v, "--render")
+	if code != 0 || !strings.Contains(out, "vpcID: vpc-1") || !strings.Contains(out, "${NOT_OURS}") {
+		t.Errorf("%d %s\n%s", code, stderr, out)
+	}
+}
+
+func TestCleanupJob(t *testing.T) {
+	text := strings.NewReplacer("${NAMESPACE}", "elotl-kip", "${KIP_IMAGE}", "registry/kip:1").Replace(read(t, "kustomize/cleanup/job.yaml"))
+	if strings.Contains(strings.SplitN(text, "\napiVersion", 2)[1], "${") {
+		t.Error("undeploy.sh does not fill in all of it")
+	}
+	var job batchv1.Job
+	object{text: []byte(text)}.into(t, &job)
+	checkPod(t, &job.Spec.Template.Spec)
+	args := job.Spec.Template.Spec.Containers[0].Args
+	cleanup := kip.NewCleanupCommand()
+	if args[0] != cleanup.Name() {
+		t.Errorf("it runs kip %s", args[0])
+	}
+	if err := cleanup.ParseFlags(args[1:]); err != nil {
+		t.Errorf("kip cleanup refuses the Job's flags: %v", err)
+	}
+	// It must be the same Kip, by the same ways to the same cloud.
+	var set appsv1.StatefulSet
+	find(t, render(t, variables()), "StatefulSet elotl-kip/kip-provider").into(t, &set)
+	environment := map[string]corev1.EnvVar{}
+	for _, e := range set.Spec.Template.Spec.Containers[0].Env {
+		environment[e.Name] = e
+	}
+	for _, e := range job.Spec.Template.Spec.Containers[0].Env {
+		if diff := cmp.Diff(environment[e.Name], e); diff != "" {
+			t.Errorf("%s is another than the StatefulSet's: %s", e.Name, diff)
+		}
+	}
+}
