@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
@@ -62,8 +61,7 @@ func destroy(ctx context.Context, state string) error {
 
 // destroyCluster ends the machines and removes the network.
 func destroyCluster(ctx context.Context, state string, c cluster) error {
-	config := c.network(cloud.SubnetCIDRs(c.VPC, len(c.Zones)))
-	network, err := vpcnet.Open(ctx, config)
+	network, err := vpcnet.Open(ctx, c.network())
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/hollow"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
@@ -18,6 +17,7 @@ import (
 // machines is what runs instances, and where they find the metadata service.
 type machines struct {
 	machine.Hypervisor
+	network        machine.Network // nil if there is nothing to enforce anything on
 	listenMetadata func() (net.Listener, error)
 	close          func() error // leaves machines running
 }
@@ -32,12 +32,11 @@ func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, er
 			close:          func() error { return nil },
 		}, nil
 	}
-	subnets := cloud.SubnetCIDRs(c.VPC, len(c.Zones))
-	network, err := vpcnet.Open(ctx, c.network(subnets))
+	network, err := vpcnet.Open(ctx, c.network())
 	if err != nil {
 		return nil, err
 	}
-	nameserver := c.network(subnets).HostAddress()
+	nameserver := c.network().HostAddress()
 	if o.nameserver != "" {
 		if nameserver, err = netip.ParseAddr(o.nameserver); err != nil {
 			return nil, errors.Join(fmt.Errorf("--nameserver: %w", err), network.Close())
@@ -50,7 +49,7 @@ func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, er
 	if err != nil {
 		return nil, errors.Join(err, network.Close())
 	}
-	return &machines{Hypervisor: containers, listenMetadata: network.ListenIMDS, close: func() error {
+	return &machines{Hypervisor: containers, network: network, listenMetadata: network.ListenIMDS, close: func() error {
 		containers.Close()
 		return network.Close()
 	}}, nil

@@ -102,7 +102,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	server, err := ec2local.New(ec2local.Config{
 		Dir: filepath.Join(o.state, cloudDir), Images: o.images, Region: c.Region, Zones: c.Zones, VPC: vpc,
 		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines,
-		Throttling: limits, Delays: o.delays, Clock: clock.RealClock{}, Log: slog.Default(),
+		Network: machines.network, Throttling: limits, Delays: o.delays, Clock: clock.RealClock{}, Log: slog.Default(),
 	})
 	if err != nil {
 		return err

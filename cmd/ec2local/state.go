@@ -34,10 +34,8 @@ type cluster struct {
 	Zones  []string     `json:"zones"`
 }
 
-// network is the cluster's network once the account's subnets are known; without them it can be removed only.
-func (c cluster) network(subnets []netip.Prefix) vpcnet.Config {
-	return vpcnet.Config{Cluster: c.Name, CIDR: c.VPC, Subnets: subnets}
-}
+// network is the cluster's network.
+func (c cluster) network() vpcnet.Config { return vpcnet.Config{Cluster: c.Name, CIDR: c.VPC} }
 
 // lock makes the state directory if need be and makes sure that only one ec2local works in it. The lock ends with the
 // process.

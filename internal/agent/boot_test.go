@@ -201,7 +201,6 @@ func newBoot(t *testing.T) *boot {
 	config := vpcnet.Config{
 		Cluster: cluster,
 		CIDR:    netip.MustParsePrefix("10.223.0.0/16"),
-		Subnets: []netip.Prefix{netip.MustParsePrefix("10.223.0.0/20")},
 	}
 	network, err := vpcnet.Open(t.Context(), config)
 	if err != nil {

@@ -43,6 +43,8 @@ type Config struct {
 	Types func(name string) (cloud.Type, bool)
 	// Hypervisor runs the machines.
 	Hypervisor machine.Hypervisor
+	// Network enforces security groups and route tables; if nil, nobody does.
+	Network machine.Network
 	// Throttling is how much of each operation the account may use; throttle.EC2 is what a new account of EC2 may. The
 	// zero value has no limits.
 	Throttling throttle.Limits
@@ -69,7 +71,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, faults: &fault.Script{}, mux: http.NewServeMux()}
 	account, err := cloud.Open(cloud.Config{
 		Dir: cfg.Dir, Images: cfg.Images, Region: cfg.Region, Zones: cfg.Zones, AccountID: AccountID, VPC: cfg.VPC,
-		Hypervisor: cfg.Hypervisor, Types: cfg.Types, Delays: cfg.Delays, Clock: cfg.Clock, Log: cfg.Log,
+		Hypervisor: cfg.Hypervisor, Network: cfg.Network, Types: cfg.Types, Delays: cfg.Delays, Clock: cfg.Clock, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the account: %w", err)

@@ -152,10 +152,14 @@ func (c *Cluster) launchNode(ctx context.Context, image string) error {
 	for a := first; a.Compare(last) <= 0; a = a.Next() {
 		addresses = append(addresses, types.PrivateIpAddressSpecification{PrivateIpAddress: aws.String(a.String())})
 	}
+	group, err := c.nodeGroup(ctx)
+	if err != nil {
+		return err
+	}
 	_, err = c.account().RunInstances(ctx, &ec2.RunInstancesInput{
 		ImageId: aws.String(image), InstanceType: nodeType, MinCount: aws.Int32(1), MaxCount: aws.Int32(1),
 		NetworkInterfaces: []types.InstanceNetworkInterfaceSpecification{{
-			DeviceIndex: aws.Int32(0), SubnetId: subnets.Subnets[0].SubnetId, PrivateIpAddresses: addresses,
+			DeviceIndex: aws.Int32(0), SubnetId: subnets.Subnets[0].SubnetId, PrivateIpAddresses: addresses, Groups: []string{group},
 		}},
 		TagSpecifications: []types.TagSpecification{{
 			ResourceType: types.ResourceTypeInstance,
@@ -166,6 +170,40 @@ func (c *Cluster) launchNode(ctx context.Context, image string) error {
 		return fmt.Errorf("launching %s: %w", OrdinaryNode, err)
 	}
 	return nil
+}
+
+// nodeGroup is the node's security group, which lets everything of the VPC in:
+// the API server and cells.
+func (c *Cluster) nodeGroup(ctx context.Context) (string, error) {
+	const name = "local-node"
+	found, err := c.account().DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{Filters: []types.Filter{filter("group-name", name)}})
+	if err != nil {
+		return "", fmt.Errorf("looking for the node's security group: %w", err)
+	}
+	if len(found.SecurityGroups) > 0 && len(found.SecurityGroups[0].IpPermissions) > 0 {
+		return aws.ToString(found.SecurityGroups[0].GroupId), nil
+	}
+	var id *string
+	if len(found.SecurityGroups) > 0 { // made by an up that was interrupted
+		id = found.SecurityGroups[0].GroupId
+	} else {
+		made, err := c.account().CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
+			GroupName: aws.String(name), Description: aws.String("Ordinary node of the local cluster"),
+		})
+		if err != nil {
+			return "", fmt.Errorf("making the node's security group: %w", err)
+		}
+		id = made.GroupId
+	}
+	if _, err := c.account().AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{
+		GroupId: id,
+		IpPermissions: []types.IpPermission{{
+			IpProtocol: aws.String("-1"), IpRanges: []types.IpRange{{CidrIp: aws.String(c.settings.VPC.String())}},
+		}},
+	}); err != nil {
+		return "", fmt.Errorf("opening the node's security group: %w", err)
+	}
+	return aws.ToString(id), nil
 }
 
 // endNode terminates an instance of the node and waits until its addresses are

@@ -144,6 +144,7 @@ func (c *Cloud) Modify(id string, a Attributes, dryRun bool) error {
 	if dryRun {
 		return ErrDryRun()
 	}
+	defer c.networkChanged()
 	return c.mutate(id, func(i *Instance) {
 		if a.SourceDestCheck != nil {
 			i.Interface.SourceDestCheck = *a.SourceDestCheck

@@ -20,6 +20,7 @@ import (
 type Cloud struct {
 	cfg   Config
 	store store
+	net   enforcer
 
 	wg sync.WaitGroup // the drivers; grows only while mu is held and running is set
 
@@ -32,6 +33,7 @@ type Cloud struct {
 	nextAddress  map[string]int        // subnet -> where to look for a free address
 	seq          int64
 	drivers      map[string]*driver
+	generation   int             // of what the network has to know; grows with each change of it
 	running      context.Context // Run's context while it runs, else nil
 }
 
@@ -51,6 +53,7 @@ func Open(cfg Config) (*Cloud, error) {
 		cfg: cfg, store: st,
 		reservations: map[string]*Reservation{}, instances: map[string]*Instance{}, tokens: map[string]string{},
 		addresses: map[netip.Addr]string{}, nextAddress: map[string]int{}, drivers: map[string]*driver{},
+		net: enforcer{changed: make(chan struct{}, 1)},
 	}
 	if err := c.load(); err != nil {
 		return nil, err
@@ -114,6 +117,7 @@ func (c *Cloud) add(reservations []Reservation, instances []*Instance) {
 			}
 		}
 	}
+	c.networkChanged()
 }
 
 // Run takes up the machines of all instances and drives the instances until ctx ends. It returns when everything it
@@ -121,6 +125,7 @@ func (c *Cloud) add(reservations []Reservation, instances []*Instance) {
 func (c *Cloud) Run(ctx context.Context) {
 	c.mu.Lock()
 	c.running = ctx
+	c.wg.Go(func() { c.keepEnforcing(ctx) })
 	for id := range c.instances {
 		c.spawn(id, true)
 	}
@@ -187,6 +192,7 @@ func (c *Cloud) mutate(id string, change func(*Instance)) error {
 		for _, a := range next.Interface.Addresses() {
 			delete(c.addresses, a)
 		}
+		c.networkChanged()
 	}
 	if d := c.drivers[id]; d != nil {
 		d.poke(next.State)

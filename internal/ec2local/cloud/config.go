@@ -27,6 +27,8 @@ type Config struct {
 	VPC netip.Prefix
 	// Hypervisor runs the machines.
 	Hypervisor machine.Hypervisor
+	// Network enforces security groups and route tables; if nil, nobody does.
+	Network machine.Network
 	// Types looks an instance type up.
 	Types func(name string) (Type, bool)
 	// Delays are how long things take besides the work itself.

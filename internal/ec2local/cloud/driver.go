@@ -174,6 +174,10 @@ func (c *Cloud) start(ctx context.Context, i *Instance, d *driver) error {
 	if now, err := c.Instance(i.ID); err != nil || now.State != Pending {
 		return nil
 	}
+	// What the machine says first must not be lost: those who wait for an answer ask again a second later only.
+	if err := c.enforce(attempt); err != nil && attempt.Err() == nil {
+		return err
+	}
 	err := c.cfg.Hypervisor.Start(attempt, c.spec(i))
 	if ctx.Err() != nil {
 		return ctx.Err() // ec2local is ending: the next one starts the machine

@@ -150,16 +150,23 @@ func (i *Instance) HasMachine() bool { return i.State != Terminated }
 
 // spec is the machine that stands for the instance.
 func (c *Cloud) spec(i *Instance) machine.Spec {
-	subnet := c.Subnet(i.Interface.SubnetID)
 	return machine.Spec{
 		ID: i.ID, Hostname: HostName(i.Interface.Primary), Image: i.ImageDir,
 		VCPUs: float64(i.VCPUs), MemoryMiB: i.MemoryMiB, RootVolumeGiB: int64(i.Volume.SizeGiB),
-		NIC: machine.NIC{
-			MAC:          i.Interface.MAC,
-			Device:       "i-" + i.ID[len(i.ID)-12:],
-			PrimaryIP:    netip.PrefixFrom(i.Interface.Primary, subnet.CIDR.Bits()),
-			SecondaryIPs: slices.Clone(i.Interface.Secondary),
-			Gateway:      subnet.CIDR.Addr().Next(),
-		},
+		NIC: i.nic(c.Subnet(i.Interface.SubnetID)),
 	}
 }
+
+// nic is the machine's end of the instance's interface.
+func (i *Instance) nic(subnet Subnet) machine.NIC {
+	return machine.NIC{
+		MAC:          i.Interface.MAC,
+		Device:       device(i.ID),
+		PrimaryIP:    netip.PrefixFrom(i.Interface.Primary, subnet.CIDR.Bits()),
+		SecondaryIPs: slices.Clone(i.Interface.Secondary),
+		Gateway:      subnet.CIDR.Addr().Next(),
+	}
+}
+
+// device is the name of the outer end of an instance's interface. Names of devices are short.
+func device(instance string) string { return "i-" + instance[len(instance)-12:] }

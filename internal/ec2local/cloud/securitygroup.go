@@ -25,7 +25,7 @@ type Rule struct {
 }
 
 // Source is where traffic comes from, or goes to: exactly one field is set.
-type Source struct{ CIDR, CIDR6, PrefixListID, GroupID string }
+type Source struct{ CIDR, CIDR6, GroupID string }
 
 // same tells whether two rules let the same pass.
 func (r *Rule) same(o Rule) bool {

@@ -141,6 +141,7 @@ func (c *Cloud) changeWorld(change func(*World)) error {
 		return err
 	}
 	c.world = next
+	c.networkChanged()
 	return nil
 }
 

@@ -59,7 +59,6 @@ func networkConfig() vpcnet.Config {
 	return vpcnet.Config{
 		Cluster: clusterName,
 		CIDR:    netip.MustParsePrefix("10.222.0.0/16"),
-		Subnets: []netip.Prefix{netip.MustParsePrefix("10.222.0.0/20"), netip.MustParsePrefix("10.222.16.0/20")},
 	}
 }
 

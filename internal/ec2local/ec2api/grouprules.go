@@ -31,19 +31,18 @@ type authorizeAnswer struct {
 }
 
 type securityGroupRule struct {
-	ID           string           `xml:"securityGroupRuleId"`
-	GroupID      string           `xml:"groupId"`
-	OwnerID      string           `xml:"groupOwnerId"`
-	Egress       bool             `xml:"isEgress"`
-	Protocol     string           `xml:"ipProtocol"`
-	FromPort     int              `xml:"fromPort"`
-	ToPort       int              `xml:"toPort"`
-	CIDR         string           `xml:"cidrIpv4,omitempty"`
-	CIDR6        string           `xml:"cidrIpv6,omitempty"`
-	PrefixListID string           `xml:"prefixListId,omitempty"`
-	Group        *referencedGroup `xml:"referencedGroupInfo"`
-	Description  string           `xml:"description,omitempty"`
-	Tags         query.Set[tag]   `xml:"tagSet"`
+	ID          string           `xml:"securityGroupRuleId"`
+	GroupID     string           `xml:"groupId"`
+	OwnerID     string           `xml:"groupOwnerId"`
+	Egress      bool             `xml:"isEgress"`
+	Protocol    string           `xml:"ipProtocol"`
+	FromPort    int              `xml:"fromPort"`
+	ToPort      int              `xml:"toPort"`
+	CIDR        string           `xml:"cidrIpv4,omitempty"`
+	CIDR6       string           `xml:"cidrIpv6,omitempty"`
+	Group       *referencedGroup `xml:"referencedGroupInfo"`
+	Description string           `xml:"description,omitempty"`
+	Tags        query.Set[tag]   `xml:"tagSet"`
 }
 
 type referencedGroup struct {
@@ -94,7 +93,7 @@ func (a *API) rule(groupID string, egress bool, r cloud.Rule) securityGroupRule 
 	out := securityGroupRule{
 		ID: r.ID, GroupID: groupID, OwnerID: a.cloud.AccountID(), Egress: egress, Protocol: r.Protocol,
 		FromPort: deref(r.FromPort, -1), ToPort: deref(r.ToPort, -1),
-		CIDR: r.Source.CIDR, CIDR6: r.Source.CIDR6, PrefixListID: r.Source.PrefixListID, Description: r.Description,
+		CIDR: r.Source.CIDR, CIDR6: r.Source.CIDR6, Description: r.Description,
 	}
 	if r.Source.GroupID != "" {
 		out.Group = &referencedGroup{GroupID: r.Source.GroupID, UserID: a.cloud.AccountID()}

@@ -11,13 +11,13 @@ import (
 
 // permission is what rules of one protocol and one range of ports let pass, in an answer.
 type permission struct {
-	Protocol    string                    `xml:"ipProtocol"`
-	FromPort    *int                      `xml:"fromPort"`
-	ToPort      *int                      `xml:"toPort"`
-	Groups      query.Set[groupRange]     `xml:"groups"`
-	Ranges      query.Set[cidrRange]      `xml:"ipRanges"`
-	Ranges6     query.Set[cidr6Range]     `xml:"ipv6Ranges"`
-	PrefixLists query.Set[prefixListItem] `xml:"prefixListIds"`
+	Protocol    string                `xml:"ipProtocol"`
+	FromPort    *int                  `xml:"fromPort"`
+	ToPort      *int                  `xml:"toPort"`
+	Groups      query.Set[groupRange] `xml:"groups"`
+	Ranges      query.Set[cidrRange]  `xml:"ipRanges"`
+	Ranges6     query.Set[cidr6Range] `xml:"ipv6Ranges"`
+	PrefixLists query.Set[struct{}]   `xml:"prefixListIds"`
 }
 
 type groupRange struct {
@@ -33,11 +33,6 @@ type cidrRange struct {
 
 type cidr6Range struct {
 	CIDR        string `xml:"cidrIpv6"`
-	Description string `xml:"description,omitempty"`
-}
-
-type prefixListItem struct {
-	ID          string `xml:"prefixListId"`
 	Description string `xml:"description,omitempty"`
 }
 
@@ -59,8 +54,6 @@ func (a *API) permissions(rules []cloud.Rule) query.Set[permission] {
 			p.Groups.Items = append(p.Groups.Items, groupRange{UserID: a.cloud.AccountID(), GroupID: s.GroupID, Description: r.Description})
 		case s.CIDR6 != "":
 			p.Ranges6.Items = append(p.Ranges6.Items, cidr6Range{CIDR: s.CIDR6, Description: r.Description})
-		case s.PrefixListID != "":
-			p.PrefixLists.Items = append(p.PrefixLists.Items, prefixListItem{ID: s.PrefixListID, Description: r.Description})
 		default:
 			p.Ranges.Items = append(p.Ranges.Items, cidrRange{CIDR: s.CIDR, Description: r.Description})
 		}
@@ -136,7 +129,7 @@ func (a *API) rules(p requestPermission) ([]cloud.Rule, error) {
 		add(cloud.Source{CIDR6: cidr}, r.Description)
 	}
 	for _, l := range p.PrefixLists {
-		add(cloud.Source{PrefixListID: l.ID}, l.Description)
+		return nil, query.Errorf("InvalidPrefixListID.NotFound", "The prefix list ID '%s' does not exist", l.ID)
 	}
 	if len(out) == 0 {
 		return nil, query.Errorf("MissingParameter", "Source group ID, CIDR or prefix list missing in the permission")

@@ -37,21 +37,24 @@ func (n *Network) Attach(ctx context.Context, nic machine.NIC, inside netns.NsHa
 	if err := n.allow(ctx, nic); err != nil {
 		return fmt.Errorf("letting its traffic through: %w", err)
 	}
-	bridge, err := n.links.LinkByName(bridgeName)
-	if err != nil {
-		return fmt.Errorf("finding the bridge: %w", err)
-	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = nic.Device
-	attrs.MasterIndex = bridge.Attrs().Index
+	attrs.HardwareAddr = n.config.routerMAC()
 	port := &netlink.Veth{LinkAttrs: attrs, PeerName: interfaceName, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(inside)}
 	if err := n.links.LinkAdd(port); err != nil {
 		return fmt.Errorf("adding the device: %w", err)
 	}
+	err = inNamespace(n.ns, func() error {
+		// Neighbours are answered for at once, not after a random while.
+		return writeSysctls([2]string{"ipv4/neigh/" + nic.Device + "/proxy_delay", "0"})
+	})
+	if err != nil {
+		return err
+	}
 	if err := n.links.LinkSetUp(port); err != nil {
 		return fmt.Errorf("bringing the device up: %w", err)
 	}
-	if err := n.announce(nic, bridge, port, mac); err != nil {
+	if err := n.route(nic, port, mac); err != nil {
 		return err
 	}
 	if err := configureInside(ctx, nic, inside); err != nil {
@@ -79,46 +82,31 @@ func awaitUp(ctx context.Context, links *netlink.Handle, name string) error {
 	}
 }
 
-// announce tells router and bridge what they would have to find out: where the NIC's addresses and its MAC are. Asking
-// for a machine that is not there yet, as those do who cannot await it, makes the router ask again a second later only.
-func (n *Network) announce(nic machine.NIC, bridge, port netlink.Link, mac net.HardwareAddr) error {
+// route leads the NIC's addresses to its device, and says what hardware address is there: to find out would take time.
+// All of that goes with the device.
+func (n *Network) route(nic machine.NIC, port netlink.Link, mac net.HardwareAddr) error {
+	if err := n.addRouterAddress(nic.Gateway); err != nil {
+		return err
+	}
+	index := port.Attrs().Index
 	for _, a := range addresses(nic) {
-		neighbour := &netlink.Neigh{
-			LinkIndex:    bridge.Attrs().Index,
-			State:        netlink.NUD_PERMANENT,
-			IP:           a.AsSlice(),
-			HardwareAddr: mac,
-		}
-		if err := n.links.NeighSet(neighbour); err != nil {
-			return fmt.Errorf("telling the router where %s is: %w", a, err)
-		}
-	}
-	entry := &netlink.Neigh{
-		LinkIndex:    port.Attrs().Index,
-		Family:       unix.AF_BRIDGE,
-		State:        netlink.NUD_NOARP, // static: not forgotten, and not learnt to be elsewhere
-		Flags:        netlink.NTF_MASTER,
-		HardwareAddr: mac,
-	}
-	if err := n.links.NeighSet(entry); err != nil {
-		return fmt.Errorf("telling the bridge where %s is: %w", mac, err)
-	}
-	return nil
-}
-
-// retract takes back what announce said about the NIC's addresses. What it said about its MAC goes with the device.
-func (n *Network) retract(nic machine.NIC) error {
-	bridge, err := n.links.LinkByName(bridgeName)
-	if err != nil {
-		return fmt.Errorf("finding the bridge: %w", err)
-	}
-	for _, a := range addresses(nic) {
-		err := n.links.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice()})
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("making the router forget %s: %w", a, err)
+		err := errors.Join(
+			n.links.NeighSet(&netlink.Neigh{LinkIndex: index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}),
+			n.links.RouteReplace(&netlink.Route{
+				LinkIndex: index, Scope: netlink.SCOPE_LINK, Src: nic.Gateway.AsSlice(), Dst: ipNet(netip.PrefixFrom(a, a.BitLen())),
+			}),
+		)
+		if err != nil {
+			return fmt.Errorf("leading %s to it: %w", a, err)
 		}
 	}
-	return nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.policy == nil {
+		return nil
+	}
+	// Routes to the machine were waiting for it.
+	return n.setRoutes(*n.policy)
 }
 
 func addresses(nic machine.NIC) []netip.Addr {
@@ -162,7 +150,7 @@ func (n *Network) Detach(ctx context.Context, nic machine.NIC) error {
 		return fmt.Errorf("detaching %s: %w", nic.Device, err)
 	}
 	if _, err := net.ParseMAC(nic.MAC); err == nil { // else Attach did not take it either
-		if err := errors.Join(n.retract(nic), n.forbid(ctx, nic)); err != nil {
+		if err := n.forbid(ctx, nic); err != nil {
 			return fmt.Errorf("detaching %s: %w", nic.Device, err)
 		}
 	}

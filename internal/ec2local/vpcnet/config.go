@@ -9,10 +9,8 @@ import (
 )
 
 const (
-	bridgeName     = "br0"
-	hostPeerName   = "host0" // the namespace's end of the link to the host
-	anchorName     = "anchor0"
-	anchorPeerName = "anchor1"
+	routerName   = "lo"    // holds the routers' addresses
+	hostPeerName = "host0" // the namespace's end of the link to the host
 )
 
 // MetadataAddress is where the metadata service (IMDS) of every machine listens.
@@ -28,8 +26,6 @@ type Config struct {
 	Cluster string
 	// CIDR is the VPC's range, a /24 or larger. Its last /24 belongs to the link with the host.
 	CIDR netip.Prefix
-	// Subnets are the VPC's subnets. The first address of each is its router's.
-	Subnets []netip.Prefix
 }
 
 // cluster names leave room for "kip-" in an interface name of 15 bytes.
@@ -41,15 +37,6 @@ func (c Config) validate() error {
 	}
 	if !c.CIDR.IsValid() || !c.CIDR.Addr().Is4() || c.CIDR != c.CIDR.Masked() || c.CIDR.Bits() > 24 {
 		return fmt.Errorf("VPC range %s: want an IPv4 network of /24 or larger", c.CIDR)
-	}
-	link := netip.PrefixFrom(c.HostAddress(), 24).Masked()
-	for _, s := range c.Subnets {
-		if s != s.Masked() || s.Bits() > 30 || s.Bits() < c.CIDR.Bits() || !c.CIDR.Contains(s.Addr()) {
-			return fmt.Errorf("subnet %s is no network inside the VPC's range %s", s, c.CIDR)
-		}
-		if s.Overlaps(link) {
-			return fmt.Errorf("subnet %s overlaps %s, which belongs to the link with the host", s, link)
-		}
 	}
 	return nil
 }
@@ -76,9 +63,9 @@ func (c Config) namespaceName() string { return "kip-" + c.Cluster + "-vpc" }
 // HostLink is the name of the host's interface into the VPC.
 func (c Config) HostLink() string { return "kip-" + c.Cluster }
 
-// bridgeMAC is the routers' hardware address: fixed, because a bridge without one takes its lowest port's and machines
-// would lose their router whenever ports come and go.
-func (c Config) bridgeMAC() net.HardwareAddr {
+// routerMAC is the routers' hardware address on every port, so that a machine need not look for its router again when it
+// is attached anew.
+func (c Config) routerMAC() net.HardwareAddr {
 	a := c.CIDR.Addr().As4()
 	return net.HardwareAddr{0x02, 0x4b, 0x49, a[0], a[1], a[2]}
 }

@@ -24,7 +24,6 @@ func testConfig() Config {
 	return Config{
 		Cluster: "vtest",
 		CIDR:    netip.MustParsePrefix("10.221.0.0/16"),
-		Subnets: prefixes("10.221.0.0/20", "10.221.16.0/20"),
 	}
 }
 
@@ -89,6 +88,12 @@ func newNamespace(t *testing.T) netns.NsHandle {
 
 func (g *guest) primary() netip.Addr   { return g.nic.PrimaryIP.Addr() }
 func (g *guest) secondary() netip.Addr { return g.nic.SecondaryIPs[0] }
+
+// broadcast is the last address of the guest's subnet.
+func (g *guest) broadcast() netip.Addr {
+	a := g.primary().As4()
+	return netip.AddrFrom4([4]byte{a[0], a[1], a[2] | 15, 255})
+}
 
 // links is rtnetlink inside a namespace.
 func links(t *testing.T, ns netns.NsHandle) *netlink.Handle {

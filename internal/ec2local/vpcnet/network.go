@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/knftables"
+
+	"github.com/elotl/kip/v2/internal/ec2local/machine"
 )
 
 // Network is an open VPC network. Its methods may be called from many goroutines; all of them may be repeated.
@@ -22,8 +24,11 @@ type Network struct {
 	ns     netns.NsHandle
 	links  *netlink.Handle // rtnetlink inside the namespace
 
-	mu        sync.Mutex // serializes nft, and guards what follows
-	rules     knftables.Interface
+	mu        sync.Mutex // serializes nft and routes, and guards what follows
+	rules     map[string]knftables.Interface
+	policy    *machine.Policy // what is in force for certain; nil before the first Enforce and after one that failed
+	enforced  ruleset         // the same in nftables' words
+	unchecked map[string]bool // devices
 	listeners []net.Listener
 }
 
@@ -45,7 +50,7 @@ func Open(ctx context.Context, c Config) (_ *Network, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{config: c, ns: ns}
+	n := &Network{config: c, ns: ns, rules: map[string]knftables.Interface{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -57,10 +62,10 @@ func Open(ctx context.Context, c Config) (_ *Network, err error) {
 	if err := n.setUpHostLink(created); err != nil {
 		return nil, err
 	}
-	if err := n.setUpBridge(); err != nil {
+	if err := inNamespace(ns, setSysctls); err != nil {
 		return nil, err
 	}
-	if err := inNamespace(ns, setSysctls); err != nil {
+	if err := n.setUpRouter(); err != nil {
 		return nil, err
 	}
 	if err := n.setUpRules(ctx); err != nil {
@@ -143,89 +148,62 @@ func (n *Network) setUpHostLink(fresh bool) error {
 	return nil
 }
 
-// setUpBridge makes the bridge that is the VPC's router.
-func (n *Network) setUpBridge() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = bridgeName
-	attrs.HardwareAddr = n.config.bridgeMAC()
-	if err := n.links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("adding the bridge: %w", err)
+// setUpRouter makes the namespace the router that machines know, and their metadata service. There is no way to what is
+// in the VPC and no machine's.
+func (n *Network) setUpRouter() error {
+	router, err := n.links.LinkByName(routerName)
+	if err == nil {
+		err = n.links.LinkSetUp(router)
 	}
-	bridge, err := n.links.LinkByName(bridgeName)
 	if err != nil {
-		return fmt.Errorf("finding the bridge: %w", err)
+		return fmt.Errorf("bringing the router up: %w", err)
 	}
-	if err := n.addAnchor(bridge); err != nil {
-		return fmt.Errorf("anchoring the bridge: %w", err)
-	}
-	prefixes := []netip.Prefix{netip.PrefixFrom(MetadataAddress.Addr(), 32)}
-	for _, s := range n.config.Subnets {
-		prefixes = append(prefixes, netip.PrefixFrom(s.Addr().Next(), s.Bits()))
-	}
-	for _, p := range prefixes {
-		if err := n.links.AddrReplace(bridge, &netlink.Addr{IPNet: ipNet(p)}); err != nil {
-			return fmt.Errorf("giving the bridge the address %s: %w", p, err)
-		}
-	}
-	loopback, err := n.links.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("finding the loopback interface: %w", err)
-	}
-	if err := errors.Join(n.links.LinkSetUp(bridge), n.links.LinkSetUp(loopback)); err != nil {
-		return fmt.Errorf("bringing the bridge up: %w", err)
-	}
-	return nil
-}
-
-// addAnchor gives the bridge a port that is always there. A bridge that gets its first port drops what it should send
-// for up to a second, until the kernel's link watcher has seen that it has a carrier now.
-func (n *Network) addAnchor(bridge netlink.Link) error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = anchorName
-	attrs.MasterIndex = bridge.Attrs().Index
-	if err := n.links.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: anchorPeerName}); err != nil && !errors.Is(err, unix.EEXIST) {
+	if err := n.addRouterAddress(MetadataAddress.Addr()); err != nil {
 		return err
 	}
-	for _, name := range []string{anchorName, anchorPeerName} {
-		link, err := n.links.LinkByName(name)
-		if err != nil {
-			return err
-		}
-		if err := n.links.LinkSetUp(link); err != nil {
-			return err
-		}
+	nobody := &netlink.Route{Type: unix.RTN_BLACKHOLE, Dst: ipNet(n.config.CIDR)}
+	if err := n.links.RouteReplace(nobody); err != nil {
+		return fmt.Errorf("leading the rest of %s nowhere: %w", n.config.CIDR, err)
 	}
 	return nil
 }
 
-// setSysctls runs inside the namespace.
+// addRouterAddress makes the router answer to an address on all ports.
+func (n *Network) addRouterAddress(a netip.Addr) error {
+	router, err := n.links.LinkByName(routerName)
+	if err == nil {
+		err = n.links.AddrReplace(router, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen()))})
+	}
+	if err != nil {
+		return fmt.Errorf("giving the router the address %s: %w", a, err)
+	}
+	return nil
+}
+
+// setSysctls runs inside the namespace. New devices take over what "default" says.
 func setSysctls() error {
-	sysctls := []struct{ name, value string }{
-		{"ipv4/ip_forward", "1"},
-		// The subnets share one wire. A router that says so (by a redirect) would be wrong: only it may cross subnets.
-		{"ipv4/conf/all/send_redirects", "0"},
-		{"ipv4/conf/" + bridgeName + "/send_redirects", "0"},
-		// Ask for a machine's hardware address in the name of its own subnet's router.
-		{"ipv4/conf/" + bridgeName + "/arp_announce", "2"},
-		// Spoofed sources are stopped where they enter the bridge.
-		{"ipv4/conf/all/rp_filter", "0"},
-		{"ipv4/conf/" + bridgeName + "/rp_filter", "0"},
-		{"ipv4/conf/" + hostPeerName + "/rp_filter", "0"},
-		{"ipv6/conf/all/disable_ipv6", "1"},
-	}
+	return writeSysctls(
+		[2]string{"ipv4/ip_forward", "1"},
+		// Machines of a subnet ask for each other's hardware address and get the router's.
+		[2]string{"ipv4/conf/default/proxy_arp", "1"},
+		// Wrong sources are stopped by the rules.
+		[2]string{"ipv4/conf/all/rp_filter", "0"},
+		[2]string{"ipv4/conf/default/rp_filter", "0"},
+		[2]string{"ipv4/conf/" + hostPeerName + "/rp_filter", "0"},
+		[2]string{"ipv6/conf/all/disable_ipv6", "1"},
+		[2]string{"ipv6/conf/default/disable_ipv6", "1"},
+	)
+}
+
+// writeSysctls writes those of them that this kernel has: it may lack IPv6.
+func writeSysctls(sysctls ...[2]string) error {
 	for _, s := range sysctls {
-		path := filepath.Join("/proc/sys/net", s.name)
+		path := filepath.Join("/proc/sys/net", s[0])
 		if _, err := os.Stat(path); err != nil {
-			continue // a kernel without IPv6
+			continue
 		}
-		if err := os.WriteFile(path, []byte(s.value), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(s[1]), 0o644); err != nil {
 			return fmt.Errorf("setting %s: %w", path, err)
-		}
-	}
-	// Bridged packets stay out of the IP hooks, whatever this kernel's default is. Without the module there is no file.
-	if path := "/proc/sys/net/bridge/bridge-nf-call-iptables"; os.WriteFile(path, []byte("0"), 0o644) != nil {
-		if _, err := os.Stat(path); err == nil {
-			return fmt.Errorf("setting %s", path)
 		}
 	}
 	return nil

@@ -88,8 +88,11 @@ func ethernet(to, from net.HardwareAddr, kind uint16, payload []byte) []byte {
 }
 
 // ipv4 is a packet of an experimental protocol.
-func ipv4(from, to netip.Addr, text string) []byte {
-	p := []byte{0x45, 0, 0, byte(20 + len(text)), 0, 0, 0, 0, 64, 253, 0, 0}
+func ipv4(from, to netip.Addr, text string) []byte { return ipv4Of(253, from, to, text) }
+
+// ipv4Of is a packet of any protocol.
+func ipv4Of(protocol byte, from, to netip.Addr, text string) []byte {
+	p := []byte{0x45, 0, 0, byte(20 + len(text)), 0, 0, 0, 0, 64, protocol, 0, 0}
 	p = append(append(p, from.AsSlice()...), to.AsSlice()...)
 	var sum uint32
 	for i := 0; i < 20; i += 2 {
@@ -115,7 +118,7 @@ func TestSpoofing(t *testing.T) {
 	n := openTestNetwork(t)
 	a, b, c := attachGuest(t, n, 0, 10), attachGuest(t, n, 0, 11), attachGuest(t, n, 0, 12)
 	macA, macB, macC := mac(t, a.nic.MAC), mac(t, b.nic.MAC), mac(t, c.nic.MAC)
-	broadcast := mac(t, "ff:ff:ff:ff:ff:ff")
+	toRouter, broadcast := n.config.routerMAC(), mac(t, "ff:ff:ff:ff:ff:ff")
 	router, stranger := a.nic.Gateway, netip.MustParseAddr("10.221.9.9")
 	const attempt = "does this arrive?"
 
@@ -124,30 +127,27 @@ func TestSpoofing(t *testing.T) {
 		frame   []byte
 		arrives bool
 	}{
-		"Primary":        {"Honest traffic passes.", ethernet(macB, macA, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), true},
-		"Secondary":      {"So does the pod's.", ethernet(macB, macA, typeIPv4, ipv4(a.secondary(), b.secondary(), attempt)), true},
-		"NeighbourIP":    {"A machine cannot take another's address.", ethernet(macB, macA, typeIPv4, ipv4(c.primary(), b.primary(), attempt)), false},
-		"NeighbourBoth":  {"… not with its MAC either.", ethernet(macB, macC, typeIPv4, ipv4(c.primary(), b.primary(), attempt)), false},
-		"NeighbourMAC":   {"Its MAC alone would confuse the bridge.", ethernet(macB, macC, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), false},
-		"UnknownIP":      {"There are no addresses but those of the NIC.", ethernet(macB, macA, typeIPv4, ipv4(stranger, b.primary(), attempt)), false},
-		"RouterIP":       {"A machine is not the router.", ethernet(macB, macA, typeIPv4, ipv4(router, b.primary(), attempt)), false},
-		"MetadataIP":     {"Nor the metadata service.", ethernet(macB, macA, typeIPv4, ipv4(MetadataAddress.Addr(), b.primary(), attempt)), false},
-		"WrongTarget":    {"A machine gets only what is for it.", ethernet(macB, macA, typeIPv4, ipv4(a.primary(), stranger, attempt)), false},
-		"BroadcastIP":    {"A VPC has no broadcast.", ethernet(broadcast, macA, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), false},
-		"ARPRequest":     {"Machines find each other.", ethernet(broadcast, macA, typeARP, arp(1, macA, a.primary(), nil, b.primary(), attempt)), true},
-		"ARPSecondary":   {"A pod's machine answers for it.", ethernet(macB, macA, typeARP, arp(2, macA, a.secondary(), macB, b.primary(), attempt)), true},
-		"ARPRouter":      {"A machine cannot say that it is the router.", ethernet(broadcast, macA, typeARP, arp(2, macA, router, macB, b.primary(), attempt)), false},
-		"ARPNeighbour":   {"Nor that it is its neighbour.", ethernet(macB, macA, typeARP, arp(2, macA, c.primary(), macB, b.primary(), attempt)), false},
-		"ARPOtherMAC":    {"Nor that it has another MAC inside the message.", ethernet(macB, macA, typeARP, arp(2, macC, a.primary(), macB, b.primary(), attempt)), false},
-		"ARPForeignWire": {"Nor another MAC on the wire.", ethernet(macB, macC, typeARP, arp(2, macA, a.primary(), macB, b.primary(), attempt)), false},
-		"IPv6":           {"The VPC has no IPv6.", ethernet(macB, macA, typeIPv6, append(make([]byte, 40), attempt...)), false},
-		"VLAN":           {"Tags must not hide an address.", ethernet(macB, macA, typeVLAN, append([]byte{0, 1, 8, 0}, ipv4(c.primary(), b.primary(), attempt)...)), false},
+		"Primary":       {"Honest traffic passes.", ethernet(toRouter, macA, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), true},
+		"Secondary":     {"So does the pod's.", ethernet(toRouter, macA, typeIPv4, ipv4(a.secondary(), b.secondary(), attempt)), true},
+		"NeighbourIP":   {"A machine cannot take another's address.", ethernet(toRouter, macA, typeIPv4, ipv4(c.primary(), b.primary(), attempt)), false},
+		"NeighbourBoth": {"… not with its MAC either.", ethernet(toRouter, macC, typeIPv4, ipv4(c.primary(), b.primary(), attempt)), false},
+		"NeighbourMAC":  {"Its MAC alone is wrong as well.", ethernet(toRouter, macC, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), false},
+		"UnknownIP":     {"There are no addresses but those of the NIC.", ethernet(toRouter, macA, typeIPv4, ipv4(stranger, b.primary(), attempt)), false},
+		"RouterIP":      {"A machine is not the router.", ethernet(toRouter, macA, typeIPv4, ipv4(router, b.primary(), attempt)), false},
+		"MetadataIP":    {"Nor the metadata service.", ethernet(toRouter, macA, typeIPv4, ipv4(MetadataAddress.Addr(), b.primary(), attempt)), false},
+		"WrongTarget":   {"A machine gets only what is for it.", ethernet(toRouter, macA, typeIPv4, ipv4(a.primary(), stranger, attempt)), false},
+		"PastTheRouter": {"There is no wire between machines.", ethernet(macB, macA, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), false},
+		"Broadcast":     {"A VPC has no broadcast.", ethernet(broadcast, macA, typeIPv4, ipv4(a.primary(), a.broadcast(), attempt)), false},
+		"ARP":           {"Machines' ARP ends at the router.", ethernet(broadcast, macA, typeARP, arp(1, macA, a.primary(), nil, b.primary(), attempt)), false},
+		"ARPRouter":     {"So none can say that it is the router.", ethernet(broadcast, macA, typeARP, arp(2, macA, router, macB, b.primary(), attempt)), false},
+		"IPv6":          {"The VPC has no IPv6.", ethernet(toRouter, macA, typeIPv6, append(make([]byte, 40), attempt...)), false},
+		"VLAN":          {"Tags must not hide an address.", ethernet(toRouter, macA, typeVLAN, append([]byte{0, 1, 8, 0}, ipv4(c.primary(), b.primary(), attempt)...)), false},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			from, to := openPacketSocket(t, a.ns), openPacketSocket(t, b.ns)
 			from.send(t, tc.frame)
-			from.send(t, ethernet(macB, macA, typeIPv4, ipv4(a.primary(), b.primary(), "this one arrives")))
+			from.send(t, ethernet(toRouter, macA, typeIPv4, ipv4(a.primary(), b.primary(), "this one arrives")))
 			if got := to.receivedBefore(t, attempt, "this one arrives"); got != tc.arrives {
 				t.Errorf("%s arrived: %t, want %t", tc.reason, got, tc.arrives)
 			}
