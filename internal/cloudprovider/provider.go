@@ -102,6 +102,13 @@ type RegistryLogin struct {
 	Expires time.Time
 }
 
+// ArchitectureLister is an optional ability of a Provider.
+type ArchitectureLister interface {
+	// Architectures returns those, in Kubernetes' words, for which there is a
+	// machine image, sorted. It answers from memory as Zones does.
+	Architectures(ctx context.Context) ([]string, error)
+}
+
 // LaunchRequest is everything that an instance is made of. Two requests with
 // the same ClientToken are the same request.
 type LaunchRequest struct {

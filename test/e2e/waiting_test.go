@@ -180,12 +180,18 @@ func TestWaitsForCapacity(t *testing.T) {
 	s.create(pod("none", "r5a.*"))
 	s.create(pod("second", "m5a.large,m5a.xlarge"))
 	s.create(pod("throttled", "c5a.large"))
+	either := pod("either", "m5a.large")
+	either.Annotations["pod.elotl.co/launch-type"] = "spot-preferred"
+	s.create(either)
 
 	second := s.awaitReady("second")
 	if l := s.cellOf(second).Status.Launch; l.InstanceType != "m5a.xlarge" || l.CapacityType != v1beta1.Spot {
 		t.Errorf("when the cheapest was refused, %s (%s) was launched", l.InstanceType, l.CapacityType)
 	}
 	s.awaitReady("throttled")
+	if l := s.cellOf(s.awaitReady("either")).Status.Launch; l.InstanceType != "m5a.large" || l.CapacityType != v1beta1.OnDemand {
+		t.Errorf("when there was no spot capacity, %s (%s) was launched for a pod that accepts either", l.InstanceType, l.CapacityType)
+	}
 
 	s.awaitCause("none", v1beta1.ReasonInsufficientCapacity, "r5a.", "capacity")
 	s.stays("none")

@@ -86,6 +86,16 @@ func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instanc
 			return nil, r.refused(s, a.refusal)
 		}
 	}
+	if lister, ok := r.cfg.Cloud.(cloudprovider.ArchitectureLister); ok && len(req.Architectures) > 1 {
+		have, err := lister.Architectures(ctx)
+		if err != nil {
+			return nil, r.refused(s, err)
+		}
+		both := slices.DeleteFunc(slices.Clone(req.Architectures), func(x string) bool { return !slices.Contains(have, x) })
+		if len(both) > 0 { // else the launch will say what is missing
+			req.Architectures = both
+		}
+	}
 	if len(a.barred) > 0 {
 		types := req.CapacityTypes
 		if len(types) == 0 {

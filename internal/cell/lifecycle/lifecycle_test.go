@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -331,6 +332,39 @@ func TestSpotFallsBackOnlyWhenAllowed(t *testing.T) {
 			req.CapacityTypes = []v1beta1.CapacityType{l.CapacityType}
 			if price := region.Offerings(req, instancetype.Options{}).Offerings[0].Price(); l.HourlyUSD != price {
 				t.Errorf("the price shown is %s, the one paid %s", l.HourlyUSD, price)
+			}
+		})
+	}
+}
+
+// TestArchitectureWithoutAnImage: nobody made an image for arm64, which is no
+// reason to wait for pods that accept amd64 too.
+func TestArchitectureWithoutAnImage(t *testing.T) {
+	for name, tc := range map[string]struct {
+		accepts []string
+		want    string // launched architecture, or the reason for waiting
+	}{
+		"both":  {[]string{"amd64", "arm64"}, "amd64"},
+		"arm64": {[]string{"arm64"}, v1beta1.ReasonInvalidConfiguration},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.Architectures = []string{"amd64"}
+			w.kip.cfg.Offerings = func(req v1beta1.Requirements, _ instancetype.Options) instancetype.Result {
+				o := w.offerings[0]
+				if slices.Contains(req.Architectures, "arm64") { // the cheaper one
+					o.InstanceType, o.Architecture = "t4g.nano", "arm64"
+				}
+				return instancetype.Result{Offerings: []instancetype.Offering{o}}
+			}
+			w.add(func(c *v1beta1.Cell) { c.Spec.Requirements.Architectures = tc.accepts })
+			w.must()
+			if tc.want != "amd64" {
+				w.want(v1beta1.CellPending, tc.want)
+				return
+			}
+			if l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch; l.Architecture != tc.want {
+				t.Errorf("launched %+v", l)
 			}
 		})
 	}

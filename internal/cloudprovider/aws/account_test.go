@@ -2,6 +2,7 @@ package aws
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -221,22 +222,54 @@ func TestImageChoice(t *testing.T) {
 	p, s, clk := newStub(t, func(c *Config) {
 		c.Image = ImageSpec{Owners: []string{"self"}, Filters: []ImageFilter{{"name", []string{"cell-*"}}}}
 	})
-	s.images = append(s.images, types.Image{ImageId: aws.String("ami-2"), CreationDate: aws.String("2026-02-01T00:00:00.000Z")})
-	got, err := p.imgs.get(t.Context(), "arm64")
-	if err != nil || got.id != "ami-2" || got.rootDevice != "/dev/xvda" {
-		t.Errorf("got %+v (%v), want the newest", got, err)
+	add := func(id, date string, a types.ArchitectureValues) {
+		s.images = append(s.images, types.Image{ImageId: aws.String(id), CreationDate: aws.String(date + "T00:00:00.000Z"), Architecture: a})
+	}
+	choose := func(architecture string) string {
+		t.Helper()
+		got, err := p.imgs.get(t.Context(), architecture)
+		if err != nil {
+			return string(cloudprovider.KindOf(err))
+		}
+		return got.id + " " + got.rootDevice
+	}
+	if got := choose("arm64"); got != string(cloudprovider.InvalidConfiguration) {
+		t.Errorf("got %s, want a refusal: there is none", got)
+	}
+	if got := choose(""); got != "ami-1 /dev/sda1" {
+		t.Errorf("got %s, want the image for amd64", got)
+	}
+	if have, err := p.Architectures(t.Context()); err != nil || !slices.Equal(have, []string{"amd64"}) {
+		t.Errorf("images for %v, %v", have, err)
 	}
 	filters := map[string]string{}
 	for _, f := range s.imageRequest.Filters {
 		filters[aws.ToString(f.Name)] = strings.Join(f.Values, ",")
 	}
-	if diff := cmp.Diff(map[string]string{"architecture": "arm64", "state": "available", "name": "cell-*"}, filters); diff != "" {
+	if diff := cmp.Diff(map[string]string{"architecture": "x86_64,arm64", "state": "available", "name": "cell-*"}, filters); diff != "" {
 		t.Errorf("filters (-want +got):\n%s", diff)
 	}
-	s.images = append(s.images, types.Image{ImageId: aws.String("ami-3"), CreationDate: aws.String("2026-03-01T00:00:00.000Z")})
+	if s.reads["images"] != 1 {
+		t.Errorf("images read %d times, want once for all", s.reads["images"])
+	}
+	// One that is missed is looked for more often than newer ones of those that are there.
+	add("ami-2", "2026-02-01", types.ArchitectureValuesArm64)
+	add("ami-0", "2025-02-01", types.ArchitectureValuesArm64)
+	add("ami-3", "2026-03-01", types.ArchitectureValuesX8664)
+	clk.Step(imageMissingFor)
+	if got := choose("amd64"); got != "ami-1 /dev/sda1" {
+		t.Errorf("got %s, want the image found before", got)
+	}
+	if got := choose("arm64"); got != "ami-2 /dev/xvda" {
+		t.Errorf("got %s, want the newest for arm64", got)
+	}
+	if got := choose("amd64"); got != "ami-3 /dev/xvda" {
+		t.Errorf("got %s, want the image that came later", got)
+	}
+	add("ami-4", "2026-04-01", types.ArchitectureValuesX8664)
 	clk.Step(imageTTL)
-	if got, _ := p.imgs.get(t.Context(), "arm64"); got.id != "ami-3" {
-		t.Errorf("got %s, want the image that came later", got.id)
+	if got := choose("amd64"); got != "ami-4 /dev/xvda" {
+		t.Errorf("got %s, want the image that came later", got)
 	}
 }
 

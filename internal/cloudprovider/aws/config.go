@@ -77,7 +77,7 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Provider implements cloudprovider.Provider, ZoneLister, Router and
+// Provider implements cloudprovider.Provider, ZoneLister, ArchitectureLister, Router and
 // RegistryAuthorizer on EC2 and ECR. It starts no goroutines and is safe for
 // concurrent use.
 type Provider struct {
@@ -94,6 +94,7 @@ type Provider struct {
 var (
 	_ cloudprovider.Provider           = (*Provider)(nil)
 	_ cloudprovider.ZoneLister         = (*Provider)(nil)
+	_ cloudprovider.ArchitectureLister = (*Provider)(nil)
 	_ cloudprovider.Router             = (*Provider)(nil)
 	_ cloudprovider.RegistryAuthorizer = (*Provider)(nil)
 )
@@ -168,7 +169,7 @@ func newProvider(cfg Config, client api, registry registryAPI) (*Provider, error
 	}
 	p := &Provider{cfg: cfg, ec2: client, log: cfg.Logger}
 	p.nets = networks{p: p, cache: newCached[*network](), until: map[string]time.Time{}}
-	p.imgs = images{p: p, cache: map[string]*cached[image]{}}
+	p.imgs = images{p: p, cache: newCached[chosenImages]()}
 	p.grp = securityGroup{p: p, cache: newCached[string]()}
 	p.rts = routing{p: p, cache: newCached[routeTables]()}
 	p.regs = registries{p: p, ecr: registry, logins: map[ecrEndpoint]*ecrLogin{}}
@@ -181,6 +182,6 @@ func newProvider(cfg Config, client api, registry registryAPI) (*Provider, error
 func (p *Provider) Warm(ctx context.Context) error {
 	_, err := p.nets.get(ctx)
 	_, grpErr := p.grp.get(ctx)
-	_, imgErr := p.imgs.get(ctx, instancetype.AMD64)
+	_, imgErr := p.imgs.all(ctx, "")
 	return errors.Join(err, grpErr, imgErr)
 }

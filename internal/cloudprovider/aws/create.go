@@ -75,7 +75,7 @@ func (p *Provider) learn(req cloudprovider.LaunchRequest, net subnet, err error)
 	code := codeOf(err)
 	switch {
 	case strings.HasPrefix(code, "InvalidAMIID"):
-		p.imgs.expire(req.Launch.Architecture)
+		p.imgs.expire()
 	case strings.HasPrefix(code, "InvalidGroup"), strings.HasPrefix(code, "InvalidSecurityGroup"):
 		p.grp.expire()
 	case strings.HasPrefix(code, "InvalidSubnet"):

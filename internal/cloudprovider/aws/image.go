@@ -4,9 +4,10 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
-	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -62,41 +63,62 @@ type image struct {
 // images finds the image of each architecture.
 type images struct {
 	p     *Provider
-	mu    sync.Mutex
-	cache map[string]*cached[image]
+	cache *cached[chosenImages]
 }
 
-func (i *images) of(architecture string) *cached[image] {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.cache[architecture] == nil {
-		i.cache[architecture] = newCached[image]()
+// chosenImages are the newest that match, by architecture.
+type chosenImages struct {
+	at time.Time // when they were read
+	by map[string]image
+}
+
+// all reads anew, besides what imageTTL demands, while an architecture that is
+// wanted has no image: somebody may be making it.
+func (i *images) all(ctx context.Context, wanted string) (map[string]image, error) {
+	got, err := i.cached(ctx)
+	if _, ok := got.by[wanted]; err == nil && wanted != "" && !ok && i.p.cfg.Clock.Now().Sub(got.at) >= imageMissingFor {
+		i.cache.expire()
+		got, err = i.cached(ctx)
 	}
-	return i.cache[architecture]
+	return got.by, err
 }
 
-func (i *images) get(ctx context.Context, architecture string) (image, error) {
-	architecture = cmp.Or(architecture, instancetype.AMD64)
-	got, stale, err := i.of(architecture).get(ctx, i.p.cfg.Clock, imageTTL, func(ctx context.Context) (image, error) {
-		return i.read(ctx, architecture)
-	})
+func (i *images) cached(ctx context.Context) (chosenImages, error) {
+	got, stale, err := i.cache.get(ctx, i.p.cfg.Clock, imageTTL, i.read)
 	if stale != nil {
-		i.p.log.Warn("looking for a newer image failed, using the one found before", "image", got.id, "err", stale)
+		i.p.log.Warn("looking for newer images failed, using those found before", "err", stale)
 	}
 	return got, err
 }
 
-func (i *images) expire(architecture string) { i.of(cmp.Or(architecture, instancetype.AMD64)).expire() }
+func (i *images) get(ctx context.Context, architecture string) (image, error) {
+	architecture = cmp.Or(architecture, instancetype.AMD64)
+	all, err := i.all(ctx, architecture)
+	if err != nil {
+		return image{}, err
+	}
+	got, ok := all[architecture]
+	if !ok {
+		return image{}, invalid(actionDescribeImages, "no "+architecture+" image matches cells.bootImageSpec")
+	}
+	return got, nil
+}
 
-func (i *images) read(ctx context.Context, architecture string) (image, error) {
-	const action = "ec2:DescribeImages"
+func (i *images) expire() { i.cache.expire() }
+
+const actionDescribeImages = "ec2:DescribeImages"
+
+func (i *images) read(ctx context.Context) (chosenImages, error) {
 	spec := i.p.cfg.Image
 	if spec.empty() {
-		return image{}, invalid(action, "cells.bootImageSpec is empty: no image was chosen for cells")
+		return chosenImages{}, invalid(actionDescribeImages, "cells.bootImageSpec is empty: no image was chosen for cells")
 	}
 	in := &ec2.DescribeImagesInput{
 		Owners: spec.Owners, ExecutableUsers: spec.ExecutableUsers, ImageIds: spec.ImageIDs,
-		Filters: []types.Filter{filter("architecture", ec2Architecture(architecture)), filter("state", "available")},
+		Filters: []types.Filter{
+			filter("architecture", ec2Architecture(instancetype.AMD64), ec2Architecture(instancetype.ARM64)),
+			filter("state", "available"),
+		},
 	}
 	for _, f := range spec.Filters {
 		in.Filters = append(in.Filters, filter(f.Name, f.Values...))
@@ -105,7 +127,7 @@ func (i *images) read(ctx context.Context, architecture string) (image, error) {
 	for {
 		out, err := i.p.ec2.DescribeImages(ctx, in)
 		if err != nil {
-			return image{}, wrap(action, err)
+			return chosenImages{}, wrap(actionDescribeImages, err)
 		}
 		found = append(found, out.Images...)
 		if aws.ToString(out.NextToken) == "" {
@@ -113,23 +135,48 @@ func (i *images) read(ctx context.Context, architecture string) (image, error) {
 		}
 		in.NextToken = out.NextToken
 	}
-	if len(found) == 0 {
-		return image{}, invalid(action, "no "+architecture+" image matches cells.bootImageSpec")
+	chosen := chosenImages{i.p.cfg.Clock.Now(), map[string]image{}}
+	for _, architecture := range []string{instancetype.AMD64, instancetype.ARM64} {
+		if newest, ok := newestOf(found, architecture); ok {
+			chosen.by[architecture] = newImage(newest)
+			i.p.log.Info("image chosen", "image", aws.ToString(newest.ImageId), "name", aws.ToString(newest.Name), "architecture", architecture)
+		}
 	}
-	// Dates are ISO 8601 in UTC, so text compares as time does. The ID makes
-	// the choice the same every time.
-	newest := slices.MaxFunc(found, func(a, b types.Image) int {
-		return cmp.Or(strings.Compare(aws.ToString(a.CreationDate), aws.ToString(b.CreationDate)),
-			strings.Compare(aws.ToString(a.ImageId), aws.ToString(b.ImageId)))
-	})
-	got := image{id: aws.ToString(newest.ImageId), rootDevice: cmp.Or(aws.ToString(newest.RootDeviceName), "/dev/xvda")}
-	for _, d := range newest.BlockDeviceMappings {
+	return chosen, nil
+}
+
+func newestOf(found []types.Image, architecture string) (newest types.Image, ok bool) {
+	for _, f := range found {
+		if string(f.Architecture) != ec2Architecture(architecture) {
+			continue
+		}
+		// Dates are ISO 8601 in UTC, so text compares as time does. The ID makes
+		// the choice the same every time.
+		if !ok || cmp.Or(strings.Compare(aws.ToString(f.CreationDate), aws.ToString(newest.CreationDate)),
+			strings.Compare(aws.ToString(f.ImageId), aws.ToString(newest.ImageId))) > 0 {
+			newest, ok = f, true
+		}
+	}
+	return newest, ok
+}
+
+func newImage(i types.Image) image {
+	got := image{id: aws.ToString(i.ImageId), rootDevice: cmp.Or(aws.ToString(i.RootDeviceName), "/dev/xvda")}
+	for _, d := range i.BlockDeviceMappings {
 		if aws.ToString(d.DeviceName) == got.rootDevice && d.Ebs != nil {
 			got.minGiB = aws.ToInt32(d.Ebs.VolumeSize)
 		}
 	}
-	i.p.log.Info("image chosen", "image", got.id, "name", aws.ToString(newest.Name), "architecture", architecture)
-	return got, nil
+	return got
+}
+
+// Architectures implements cloudprovider.ArchitectureLister.
+func (p *Provider) Architectures(ctx context.Context) ([]string, error) {
+	all, err := p.imgs.all(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("finding architectures: %w", err)
+	}
+	return slices.Sorted(maps.Keys(all)), nil
 }
 
 // ec2Architecture is EC2's word for one of Kubernetes'.

@@ -96,7 +96,7 @@ func newStub(t *testing.T, change func(*Config)) (*Provider, *stub, *clocktestin
 			IpProtocol: aws.String("-1"), IpRanges: []types.IpRange{{CidrIp: aws.String("10.0.0.0/16")}},
 		}}}},
 		images: []types.Image{{
-			ImageId: aws.String("ami-1"), CreationDate: aws.String("2026-01-01T00:00:00.000Z"), RootDeviceName: aws.String("/dev/sda1"),
+			ImageId: aws.String("ami-1"), Architecture: types.ArchitectureValuesX8664, CreationDate: aws.String("2026-01-01T00:00:00.000Z"), RootDeviceName: aws.String("/dev/sda1"),
 			BlockDeviceMappings: []types.BlockDeviceMapping{{DeviceName: aws.String("/dev/sda1"), Ebs: &types.EbsBlockDevice{VolumeSize: aws.Int32(8)}}},
 		}},
 	}

@@ -9,6 +9,10 @@ const (
 	// imageTTL: a newer image that matches the configuration is used from then on.
 	imageTTL = 10 * time.Minute
 
+	// imageMissingFor is how often images are looked for while one that is
+	// wanted is missing.
+	imageMissingFor = 30 * time.Second
+
 	// networkTTL: subnets that were added, CIDRs of the VPC, free addresses.
 	// Between reads free addresses are counted down by Kip's own launches.
 	networkTTL = 5 * time.Minute

@@ -1,6 +1,7 @@
 package cloudprovidertest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -36,6 +37,9 @@ type Cloud struct {
 	// SoldOut refuses offerings for lack of capacity; may be nil.
 	SoldOut func(v1beta1.LaunchStatus) bool
 
+	// Architectures are those with a machine image; nil means all.
+	Architectures []string
+
 	// TakenRoutes are networks that lead to something else.
 	TakenRoutes []string
 
@@ -55,6 +59,8 @@ const (
 	List   Method = "List"
 	Delete Method = "Delete"
 	Zones  Method = "Zones"
+
+	Architectures Method = "Architectures"
 
 	EnsureRoutes Method = "EnsureRoutes"
 	RemoveRoutes Method = "RemoveRoutes"
@@ -230,9 +236,10 @@ type Fake struct {
 }
 
 var (
-	_ cloudprovider.Provider   = (*Fake)(nil)
-	_ cloudprovider.ZoneLister = (*Fake)(nil)
-	_ cloudprovider.Router     = (*Fake)(nil)
+	_ cloudprovider.Provider           = (*Fake)(nil)
+	_ cloudprovider.ZoneLister         = (*Fake)(nil)
+	_ cloudprovider.ArchitectureLister = (*Fake)(nil)
+	_ cloudprovider.Router             = (*Fake)(nil)
 )
 
 // Create implements cloudprovider.Provider.
@@ -272,6 +279,8 @@ func (f *Fake) create(req cloudprovider.LaunchRequest) (*cloudprovider.Instance,
 		return nil, refuse(cloudprovider.InvalidConfiguration, "user data is too large")
 	case !slices.Contains(f.Cloud.Zones, zone):
 		return nil, refuse(cloudprovider.InvalidConfiguration, "no subnet in zone "+zone)
+	case !slices.Contains(f.architectures(), cmp.Or(req.Launch.Architecture, "amd64")):
+		return nil, refuse(cloudprovider.InvalidConfiguration, "no image for "+req.Launch.Architecture)
 	case f.SoldOut != nil && f.SoldOut(req.Launch):
 		return nil, refuse(cloudprovider.InsufficientCapacity, "no "+req.Launch.InstanceType+" in "+zone)
 	case !f.room(zone):
@@ -350,6 +359,23 @@ func (f *Fake) Zones(ctx context.Context) ([]string, error) {
 	zones := slices.DeleteFunc(slices.Clone(f.Cloud.Zones), func(z string) bool { return !f.room(z) })
 	slices.SortFunc(zones, strings.Compare)
 	return zones, nil
+}
+
+// Architectures implements cloudprovider.ArchitectureLister.
+func (f *Fake) Architectures(ctx context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if before, after := f.begin(ctx, Architectures, cloudprovider.LaunchRequest{}); before != nil || after != nil {
+		return nil, firstOf(before, after)
+	}
+	return f.architectures(), nil
+}
+
+func (f *Fake) architectures() []string {
+	if f.Cloud.Architectures == nil {
+		return []string{"amd64", "arm64"}
+	}
+	return f.Cloud.Architectures
 }
 
 func (f *Fake) mine(id string) *machine {
