@@ -226,6 +226,11 @@ type CellStatus struct {
 	// +optional
 	Enrolment *EnrolmentStatus `json:"enrolment,omitempty"`
 
+	// Interruption is set when the cloud says that it will take the instance,
+	// before anything is done about it.
+	// +optional
+	Interruption *InterruptionStatus `json:"interruption,omitempty"`
+
 	// +optional
 	// +listType=map
 	// +listMapKey=type

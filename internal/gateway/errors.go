@@ -29,9 +29,11 @@ func invalid(format string, args ...any) error {
 }
 
 // unavailable makes the error of a request that will be answered later: 503.
-// Clients try again after some seconds.
+// Clients try again after a second, and do not back off further and further.
 func unavailable(format string, args ...any) error {
-	return apierrors.NewServiceUnavailable(fmt.Sprintf(format, args...))
+	err := apierrors.NewServiceUnavailable(fmt.Sprintf(format, args...))
+	err.ErrStatus.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
+	return err
 }
 
 // statusKind is the kind of every answer that is no object.

@@ -114,6 +114,40 @@ func TestKubeletSeesItsPod(t *testing.T) {
 	}
 }
 
+// TestKubeletIsToldToEndItsPod: what State shows as being deleted is ended,
+// whatever the API server has; it hears nothing of the kubelet's last DELETE.
+func TestKubeletIsToldToEndItsPod(t *testing.T) {
+	h := newHarness(t)
+	pod := webPod()
+	h.State.Bind(cell, pod)
+	k := startKubelet(t, h, true)
+	eventually(t, "the pod is seen", func() bool { return k.has(pod.UID, corev1.PodPending) })
+
+	stopped := pod.DeepCopy()
+	end, grace := metav1.NewTime(time.Now().Add(20*time.Second).Truncate(time.Second)), int64(20)
+	stopped.DeletionTimestamp, stopped.DeletionGracePeriodSeconds = &end, &grace
+	h.State.SetPod(cell, stopped)
+	eventually(t, "its end is seen", func() bool {
+		pods := k.pods()
+		return len(pods) == 1 && pods[0].DeletionTimestamp.Equal(&end) && *pods[0].DeletionGracePeriodSeconds == grace
+	})
+	err := h.client(t, true).CoreV1().Pods(ns).Delete(t.Context(), pod.Name, *metav1.NewPreconditionDeleteOptions(string(pod.UID)))
+	if err == nil {
+		t.Error("a deletion without the final grace period is no kubelet's")
+	}
+	err = h.client(t, true).CoreV1().Pods(ns).Delete(t.Context(), pod.Name,
+		metav1.DeleteOptions{GracePeriodSeconds: new(int64(0)), Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := h.Sink.Terminated(); len(got) != 1 || got[0] != pod.UID {
+		t.Errorf("terminated %v", got)
+	}
+	if got := h.Upstream.Requests(); len(got) != 0 {
+		t.Errorf("the API server was asked: %v", got)
+	}
+}
+
 // TestHTTP2 uses the protocol of the tunnel: a watch must be flushed through it.
 func TestHTTP2(t *testing.T) {
 	h := newHarness(t)

@@ -110,7 +110,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	var kubelet *kubeletapi.Server
 	var connections *connection.Manager
 	transport := func(cell string) (http.RoundTripper, error) { return connections.Transport(cell) }
-	pods := provider.New(provider.Config{
+	pods, err := provider.New(provider.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		NodeName: o.NodeName, NodeLabels: provider.NodeLabels(node), Region: cfg.Cloud.AWS.Region,
 		Defaults: cfg.InstanceDefaults(), Architectures: images.Of,
@@ -122,8 +122,11 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			return t.PodCapacity(), true
 		},
 		Transport: transport, Following: func(cell string) bool { return kubelet.Following(cell) }, Logs: logs,
-		Recorder: eventRecorder(mgr), Clock: clock.RealClock{}, Log: log,
+		Recorder: eventRecorder(mgr), Metrics: metrics.Registry, Clock: clock.RealClock{}, Log: log,
 	})
+	if err != nil {
+		return err
+	}
 	if err := pods.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/elotl/kip/v2/internal/gateway"
 )
 
 var errKilled = errors.New("killed")
@@ -16,6 +18,8 @@ var errKilled = errors.New("killed")
 type life struct {
 	policy corev1.RestartPolicy
 	steps  []func(*world)
+	// owned: a controller replaces the pod.
+	owned bool
 	// cells is how many cells the pod may have had.
 	cells int
 	// kept: the pod's logs must be kept before its cell is ended.
@@ -28,8 +32,10 @@ func TestCrashes(t *testing.T) {
 	launched := func(w *world) { w.lifecycle(enrolled) }
 	reports := func(phase corev1.PodPhase) func(*world) { return func(w *world) { w.kubeletSays(phase) } }
 	terminated := func(w *world) {
-		if cell := w.cell(); cell != nil && cell.DeletionTimestamp != nil {
-			w.terminated()
+		for _, cell := range w.cells() {
+			if cell.DeletionTimestamp != nil {
+				w.remove(&cell)
+			}
 		}
 	}
 	deleted := func(w *world) {
@@ -40,19 +46,43 @@ func TestCrashes(t *testing.T) {
 	// Twice: a Kip that has just started gives the kubelet its time again.
 	patience := func(w *world) { w.clock.Step(time.Minute) }
 	kubeletEnds := func(w *world) { w.kubelet.ended = true; w.kubeletRepeats() }
+	interrupted := func(w *world) {
+		w.kubelet.notice = &gateway.Interruption{Kind: gateway.SpotInterruption, Action: "terminate", Time: w.clock.Now().Add(2 * time.Minute)}
+	}
+	agentRepeats := func(*world) {} // as after every step
+	launchedAhead := func(w *world) {
+		if next := w.attempt(1); next == nil {
+			w.t.Error("no cell was made ahead")
+		} else {
+			w.change(next, enrolled)
+		}
+	}
+	kubeletStops := func(w *world) { w.kubelet.ended = true; w.kubeletSays(corev1.PodFailed) }
+	never, always := corev1.RestartPolicyNever, corev1.RestartPolicyAlways
 	lives := map[string]life{
-		"a job": {corev1.RestartPolicyNever, []func(*world){launched, reports(corev1.PodRunning), reports(corev1.PodSucceeded), terminated, deleted}, 1, true},
-		"deleted while it runs": {corev1.RestartPolicyAlways,
-			[]func(*world){launched, reports(corev1.PodRunning), deleted, kubeletEnds, terminated}, 1, false},
-		"deleted before it runs": {corev1.RestartPolicyAlways, []func(*world){deleted, terminated}, 1, false},
-		"a silent kubelet": {corev1.RestartPolicyAlways,
-			[]func(*world){launched, reports(corev1.PodRunning), deleted, patience, patience, terminated}, 1, false},
-		"lost, runs again": {corev1.RestartPolicyAlways,
-			[]func(*world){launched, reports(corev1.PodRunning), func(w *world) { w.lifecycle(gone) }, terminated, launched, reports(corev1.PodRunning), deleted, kubeletEnds, terminated}, 2, false},
-		"lost, fails": {corev1.RestartPolicyNever,
-			[]func(*world){launched, reports(corev1.PodRunning), func(w *world) { w.lifecycle(gone) }, terminated, deleted}, 1, false},
-		"removed by force": {corev1.RestartPolicyAlways,
-			[]func(*world){launched, reports(corev1.PodRunning), func(w *world) { _ = w.api.Delete(w.t.Context(), w.pod()) }, terminated}, 1, false},
+		"a job": {policy: never, cells: 1, kept: true,
+			steps: []func(*world){launched, reports(corev1.PodRunning), reports(corev1.PodSucceeded), terminated, deleted}},
+		"deleted while it runs": {policy: always, cells: 1,
+			steps: []func(*world){launched, reports(corev1.PodRunning), deleted, kubeletEnds, terminated}},
+		"deleted before it runs": {policy: always, cells: 1, steps: []func(*world){deleted, terminated}},
+		"a silent kubelet": {policy: always, cells: 1,
+			steps: []func(*world){launched, reports(corev1.PodRunning), deleted, patience, patience, terminated}},
+		"lost, runs again": {policy: always, cells: 2,
+			steps: []func(*world){launched, reports(corev1.PodRunning), func(w *world) { w.lifecycle(gone) }, terminated, launched, reports(corev1.PodRunning), deleted, kubeletEnds, terminated}},
+		"lost, fails": {policy: never, cells: 1,
+			steps: []func(*world){launched, reports(corev1.PodRunning), func(w *world) { w.lifecycle(gone) }, terminated, deleted}},
+		"removed by force": {policy: always, cells: 1,
+			steps: []func(*world){launched, reports(corev1.PodRunning), func(w *world) { _ = w.api.Delete(w.t.Context(), w.pod()) }, terminated}},
+		"interrupted, runs again": {policy: always, cells: 2,
+			steps: []func(*world){launched, reports(corev1.PodRunning), interrupted, agentRepeats, launchedAhead, kubeletStops, terminated, reports(corev1.PodRunning), deleted, kubeletEnds, terminated}},
+		"interrupted, replaced by its controller": {policy: always, cells: 1, owned: true,
+			steps: []func(*world){launched, reports(corev1.PodRunning), interrupted, kubeletEnds, terminated}},
+		"interrupted, fails": {policy: never, cells: 1, kept: true,
+			steps: []func(*world){launched, reports(corev1.PodRunning), interrupted, kubeletStops, terminated, deleted}},
+		"interrupted, deleted meanwhile": {policy: always, cells: 2,
+			steps: []func(*world){launched, reports(corev1.PodRunning), interrupted, agentRepeats, launchedAhead, deleted, kubeletEnds, terminated, terminated}},
+		"interrupted, a silent kubelet": {policy: always, cells: 2,
+			steps: []func(*world){launched, reports(corev1.PodRunning), interrupted, agentRepeats, launchedAhead, patience, patience, terminated, reports(corev1.PodRunning), deleted, kubeletEnds, terminated}},
 	}
 	for name, l := range lives {
 		t.Run(name, func(t *testing.T) {
@@ -98,19 +128,24 @@ func (l life) live(t *testing.T, at int, after bool) int {
 				w.restart()
 				w.clock.Step(time.Second)
 			}
-			alive := 0
+			holding := w.holding()
 			for _, c := range w.cells() {
 				made[string(c.UID)] = true
-				if c.DeletionTimestamp == nil {
-					alive++
+				ahead := c.Spec.Attempt > holding.Spec.Attempt
+				if ahead && holding.Status.Interruption == nil {
+					t.Fatalf("%d cells of one pod", len(w.cells()))
 				}
-			}
-			if alive > 1 || len(w.cells()) > 1 {
-				t.Fatalf("%d cells of one pod, %d of them not ending", len(w.cells()), alive)
+				if _, shown := w.kip.Cell(c.Name); ahead && shown {
+					t.Fatal("another cell is shown a pod that may still run")
+				}
 			}
 		}
 	}
-	w.add(policy(l.policy))
+	w.add(policy(l.policy), func(p *corev1.Pod) {
+		if l.owned {
+			p.OwnerReferences = controlled
+		}
+	})
 	work()
 	for _, step := range l.steps {
 		step(w)
@@ -118,8 +153,8 @@ func (l life) live(t *testing.T, at int, after bool) int {
 		w.kubeletRepeats()
 		work()
 	}
-	if w.pod() != nil || w.cell() != nil {
-		t.Errorf("left over: pod %t, cell %t", w.pod() != nil, w.cell() != nil)
+	if w.pod() != nil || len(w.cells()) > 0 {
+		t.Errorf("left over: pod %t, %d cells", w.pod() != nil, len(w.cells()))
 	}
 	if len(made) > l.cells {
 		t.Errorf("%d cells were made, want %d", len(made), l.cells)

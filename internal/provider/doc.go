@@ -14,6 +14,7 @@
 //	pod ended                      keep its logs, then delete the Cell (end.go)
 //	pod is being deleted           wait for its kubelet, delete the Cell, then the pod
 //	Cell lost under a running pod  fail the pod or run it again, as its policy says
+//	Cell interrupted               end the pod in order, replace it (interruption.go)
 //	pod gone                       delete the Cell
 //
 // The Cell is deleted only after the API server holds the pod's final status:

@@ -66,9 +66,13 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 	if left := p.killTime(pod).Sub(p.Clock.Now()); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
+	p.unresponsive(pod, cell)
+	return reconcile.Result{}, p.deleteCell(ctx, cell, "its kubelet did not end the pod in time", false)
+}
+
+func (p *Provider) unresponsive(pod *corev1.Pod, cell *v1beta1.Cell) {
 	p.Recorder.Eventf(pod, corev1.EventTypeWarning, "CellUnresponsive",
 		"the kubelet in cell %s did not end the pod within its grace period and %s more; its instance is terminated", cell.Name, killSlack)
-	return reconcile.Result{}, p.deleteCell(ctx, cell, "its kubelet did not end the pod in time", false)
 }
 
 // killTime is when a kubelet that has not ended its pod is given up. A pod that
@@ -84,17 +88,22 @@ func (p *Provider) killTime(pod *corev1.Pod) time.Time {
 	return end.Add(killSlack)
 }
 
-// lost deals with a pod that should run and whose cell ends or ended.
-func (p *Provider) lost(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) error {
+// lost deals with a pod that should run and whose cell ends or ended. next is
+// the cell that was made ahead, if one was.
+func (p *Provider) lost(ctx context.Context, pod *corev1.Pod, cell, next *v1beta1.Cell) error {
 	now := metav1.NewTime(p.Clock.Now())
 	status := p.newestStatus(pod)
-	if !started(status) || pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
+	if runsAgain(pod, status) {
 		p.setVerdict(pod, interrupted(status, cell.Name, now))
 		p.mu.Lock()
 		p.record(pod.UID).attempt = cell.Spec.Attempt + 1
 		p.mu.Unlock()
-		// The next cell is made when this one is gone, its instance with it.
+		// The next cell is made, or shown the pod, when this one is gone, its
+		// instance with it.
 		return p.deleteCell(ctx, cell, "its instance is gone", false)
+	}
+	if err := p.drop(ctx, next); err != nil {
+		return err
 	}
 	if !instanceGone(cell) {
 		return nil // wait for the proof

@@ -29,7 +29,7 @@ const LabelCapacityType = "kip.elotl.co/capacity-type"
 // Cell is part of gateway.State: the instance as its kubelet sees its Node.
 // False also means that it is not known yet whether the cell's pod still
 // exists: a kubelet that was told "no pod" because of a cache that lags would
-// end a running one.
+// end a running one. And that the pod may still run in another cell.
 func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 	cell := p.cell(name)
 	if cell == nil || cell.Status.Launch == nil {
@@ -42,6 +42,9 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 		if !gone {
 			return gateway.Cell{}, false
 		}
+	}
+	if wait, err := p.waits(cell); wait || err != nil {
+		return gateway.Cell{}, false
 	}
 	launch := cell.Status.Launch
 	capacity := corev1.ResourceList{}
@@ -93,9 +96,14 @@ func (p *Provider) Pod(name string) *corev1.Pod {
 	if cell == nil || cell.Spec.Pod == nil {
 		return nil
 	}
-	return p.podOf(cell)
+	pod := p.podOf(cell)
+	if pod == nil {
+		return nil
+	}
+	return p.visible(pod, cell)
 }
 
+// podOf is the cell's pod with the newest status there is, nil if there is none.
 func (p *Provider) podOf(cell *v1beta1.Cell) *corev1.Pod {
 	ref := cell.Spec.Pod
 	pod, err := p.pod(context.Background(), types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name})
@@ -138,21 +146,32 @@ func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, s
 	if err != nil {
 		return nil, err
 	}
-	if instanceGone(cell) {
+	var own *corev1.PodStatus
+	switch {
+	case instanceGone(cell):
 		return nil, fmt.Errorf("the instance of cell %s is gone", name)
+	case cell.Status.Interruption != nil && !cell.Drains():
+		return nil, apierrors.NewNotFound(corev1.Resource("pods"), pod.Name) // it is another cell's now
+	case stopping(pod, cell):
+		own = status.DeepCopy()
+		stopped(pod, cell, &status)
+	default:
+		conclude(pod, &status)
 	}
-	conclude(pod, &status)
-	p.setReported(uid, name, status)
+	p.setReported(uid, name, status, own)
 	p.poke(client.ObjectKeyFromObject(pod))
 	pod.Status = compose(&pod.Status, &status, cellReady(cell, metav1.NewTime(p.Clock.Now())))
-	return pod, nil
+	return p.visible(pod, cell), nil
 }
 
 // PodTerminated is part of gateway.Sink: the kubelet has removed the pod.
-func (p *Provider) PodTerminated(_ context.Context, name string, uid types.UID) error {
-	_, pod, err := p.bound(name, uid)
+func (p *Provider) PodTerminated(ctx context.Context, name string, uid types.UID) error {
+	cell, pod, err := p.bound(name, uid)
 	if err != nil {
 		return err
+	}
+	if stopping(pod, cell) {
+		return p.podStopped(ctx, pod, cell)
 	}
 	p.mu.Lock()
 	p.record(uid).ended = true
@@ -164,13 +183,3 @@ func (p *Provider) PodTerminated(_ context.Context, name string, uid types.UID) 
 // Heartbeat is part of gateway.Sink: the cell's kubelet renewed its lease. The
 // connection itself tells whether a cell lives; nothing more is made of it yet.
 func (p *Provider) Heartbeat(string) {}
-
-// Interruption is part of gateway.Sink: the cloud will take the instance.
-func (p *Provider) Interruption(_ context.Context, name string, i gateway.Interruption) error {
-	pod := p.Pod(name)
-	if pod == nil {
-		return nil
-	}
-	p.Recorder.Eventf(pod, corev1.EventTypeWarning, "CellInterruption", "%s for the instance of cell %s: %s at %s", i.Kind, name, i.Action, i.Time)
-	return nil
-}

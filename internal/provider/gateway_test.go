@@ -223,8 +223,8 @@ func TestNothingIsKeptOfWhatIsGone(t *testing.T) {
 			}
 			happen(w, pod)
 			w.must()
-			if w.logs.Has(testUID) || len(w.kip.records) != 0 || len(w.kip.cellOf) != 0 || len(w.kip.gone) != 0 {
-				t.Errorf("logs %t, records %v, cells %v, gone %v", w.logs.Has(testUID), w.kip.records, w.kip.cellOf, w.kip.gone)
+			if w.logs.Has(testUID) || len(w.kip.records) != 0 || len(w.kip.cells) != 0 || len(w.kip.gone) != 0 {
+				t.Errorf("logs %t, records %v, cells %v, gone %v", w.logs.Has(testUID), w.kip.records, w.kip.cells, w.kip.gone)
 			}
 		})
 	}

@@ -17,23 +17,33 @@ var _ kubeletapi.Pods = (*Provider)(nil)
 
 // CellOfPod is part of kubeletapi.Pods.
 func (p *Provider) CellOfPod(ctx context.Context, namespace, name string) (*corev1.Pod, string) {
-	key := types.NamespacedName{Namespace: namespace, Name: name}
-	pod, err := p.pod(ctx, key)
+	pod, err := p.pod(ctx, types.NamespacedName{Namespace: namespace, Name: name})
 	if err != nil {
 		return nil, ""
 	}
-	var cells v1beta1.CellList
-	if err := p.Client.List(ctx, &cells, client.MatchingFields{cellsByPod: key.String()}); err != nil {
+	own, err := p.cellsOfPod(ctx, v1beta1.PodReference{Namespace: namespace, Name: name, UID: pod.UID})
+	if err != nil {
 		return pod, ""
 	}
-	attempt, cell := int32(-1), ""
+	if cell, _ := holder(own); cell != nil {
+		return pod, cell.Name
+	}
+	return pod, ""
+}
+
+// cellsOfPod are all cells of one pod, as the cache knows them.
+func (p *Provider) cellsOfPod(ctx context.Context, ref v1beta1.PodReference) ([]*v1beta1.Cell, error) {
+	var cells v1beta1.CellList
+	if err := p.Client.List(ctx, &cells, client.MatchingFields{cellsByPod: ref.Namespace + "/" + ref.Name}); err != nil {
+		return nil, fmt.Errorf("listing the cells of pod %s/%s: %w", ref.Namespace, ref.Name, err)
+	}
+	var own []*v1beta1.Cell
 	for i := range cells.Items {
-		c := &cells.Items[i]
-		if c.Spec.Pod.UID == pod.UID && c.Spec.Attempt > attempt {
-			attempt, cell = c.Spec.Attempt, c.Name
+		if c := &cells.Items[i]; c.Spec.Pod.UID == ref.UID && c.Spec.NodeName == p.NodeName {
+			own = append(own, c)
 		}
 	}
-	return pod, cell
+	return own, nil
 }
 
 // Pods is part of kubeletapi.Pods.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
@@ -54,6 +55,7 @@ type Config struct {
 
 	Logs     *podlogs.Store
 	Recorder record.EventRecorder
+	Metrics  prometheus.Registerer
 	Clock    clock.Clock
 	Log      *slog.Logger
 }
@@ -62,6 +64,7 @@ type Config struct {
 // concurrent use.
 type Provider struct {
 	Config
+	metrics *metrics
 
 	// began is when this Kip started: nobody can have heard from it before.
 	began time.Time
@@ -72,8 +75,8 @@ type Provider struct {
 	queue   workqueue.TypedRateLimitingInterface[reconcile.Request]
 	records map[types.UID]*podRecord
 	notify  func(*corev1.Pod)
-	// cellOf is the cell of a pod, for waking watchers only.
-	cellOf map[types.UID]string
+	// cells are the names of a pod's cells, for waking watchers only.
+	cells map[types.UID]map[string]bool
 	// gone are pods that are known to have left the API server while they have
 	// a cell. A pod that is only missing from a cache is not gone.
 	gone map[types.UID]bool
@@ -86,6 +89,9 @@ type Provider struct {
 type podRecord struct {
 	// reported is the newest status from the kubelet.
 	reported *corev1.PodStatus
+	// own is the kubelet's own word while its pod is being stopped, and reported
+	// is what that means for the pod.
+	own *corev1.PodStatus
 	// ended: the kubelet has removed the pod; nothing of it runs.
 	ended bool
 	// refused is the last mistake in the pod that became an event.
@@ -99,16 +105,21 @@ type podRecord struct {
 // over says whether the pod ended, be it that the API server does not know yet.
 func (r podRecord) over() bool { return r.reported != nil && terminal(r.reported.Phase) }
 
-// New makes a Provider.
-func New(cfg Config) *Provider {
+// New makes a Provider and registers its metrics.
+func New(cfg Config) (*Provider, error) {
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, err
+	}
 	return &Provider{
 		Config:   cfg,
+		metrics:  m,
 		began:    cfg.Clock.Now(),
 		records:  map[types.UID]*podRecord{},
-		cellOf:   map[types.UID]string{},
+		cells:    map[types.UID]map[string]bool{},
 		gone:     map[types.UID]bool{},
 		watchers: map[string]map[chan struct{}]struct{}{},
-	}
+	}, nil
 }
 
 // CreatePod is called by the virtual-kubelet library when a pod was bound to
@@ -221,11 +232,11 @@ func (p *Provider) forget(uid types.UID) {
 	}
 }
 
-// setGone notes that a pod left the API server and lets its cell know. The
+// setGone notes that a pod left the API server and lets its cells know. The
 // caller holds mu.
 func (p *Provider) setGone(uid types.UID) {
-	if cell, ok := p.cellOf[uid]; ok {
+	if len(p.cells[uid]) > 0 {
 		p.gone[uid] = true
-		p.wake(cell)
+		p.wakeCells(uid)
 	}
 }

@@ -106,11 +106,18 @@ func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	if pod == nil {
 		return reconcile.Result{}, nil
 	}
-	cell, err := p.newest(ctx, own)
-	if err != nil {
-		return reconcile.Result{}, err
+	cell, next := holder(own)
+	for _, c := range own {
+		if c == cell || c == next {
+			continue
+		}
+		// The pod has ended in it and runs on elsewhere, or a Kip that knew too
+		// little made it.
+		if err := p.deleteCell(ctx, c, "its pod has another cell", false); err != nil {
+			return reconcile.Result{}, err
+		}
 	}
-	result, err := p.step(ctx, pod, cell)
+	result, err := p.step(ctx, pod, cell, next)
 	if apierrors.IsConflict(err) {
 		// Somebody was faster; their change is on its way to the cache.
 		return reconcile.Result{RequeueAfter: 50 * time.Millisecond}, nil
@@ -118,30 +125,18 @@ func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	return result, err
 }
 
-// newest is the cell of a pod's last attempt, nil if there is none. A pod has
-// two only when a Kip that knew too little made the other one: that is ended.
-func (p *Provider) newest(ctx context.Context, own []*v1beta1.Cell) (*v1beta1.Cell, error) {
-	var newest *v1beta1.Cell
-	for _, c := range own {
-		if newest == nil || c.Spec.Attempt > newest.Spec.Attempt {
-			newest = c
+// step looks at a pod, the cell that has it and the one that gets it next.
+func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta1.Cell) (reconcile.Result, error) {
+	now := metav1.NewTime(p.Clock.Now())
+	ready := cellReady(cell, now)
+	disrupted := disruption(pod, cell, now)
+	defer func() { p.report(pod, ready, disrupted) }()
+
+	if terminal(pod.Status.Phase) || pod.DeletionTimestamp != nil {
+		if err := p.drop(ctx, next); err != nil {
+			return reconcile.Result{}, err
 		}
 	}
-	for _, c := range own {
-		if c == newest {
-			continue
-		}
-		if err := p.deleteCell(ctx, c, "its pod has another cell", false); err != nil {
-			return nil, err
-		}
-	}
-	return newest, nil
-}
-
-func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) (reconcile.Result, error) {
-	ready := cellReady(cell, metav1.NewTime(p.Clock.Now()))
-	defer func() { p.report(pod, ready) }()
-
 	switch {
 	case terminal(pod.Status.Phase):
 		return p.finish(ctx, pod, cell)
@@ -152,7 +147,9 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell
 		// about to hear it.
 		return reconcile.Result{}, nil
 	case cell != nil && (cell.DeletionTimestamp != nil || instanceGone(cell)):
-		return reconcile.Result{}, p.lost(ctx, pod, cell)
+		return reconcile.Result{}, p.lost(ctx, pod, cell, next)
+	case cell != nil && cell.Status.Interruption != nil:
+		return p.interrupt(ctx, pod, cell, next)
 	case cell != nil && !pending(cell):
 		// What the pod says about its instance comes too late now.
 		return reconcile.Result{}, nil
@@ -175,8 +172,8 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell
 	if cell != nil {
 		return reconcile.Result{}, p.refresh(ctx, cell, spec)
 	}
-	if status := p.newestStatus(pod); started(status) && pod.Spec.RestartPolicy == corev1.RestartPolicyNever {
-		p.setVerdict(pod, fail(status, "the instance on which it ran", metav1.NewTime(p.Clock.Now())))
+	if status := p.newestStatus(pod); !runsAgain(pod, status) {
+		p.setVerdict(pod, fail(status, "the instance on which it ran", now))
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{}, p.launch(ctx, pod, spec, p.known(pod.UID).attempt)
@@ -197,6 +194,11 @@ func (p *Provider) judge(pod *corev1.Pod, mistake error) {
 	if news && mistake != nil {
 		p.Recorder.Event(pod, corev1.EventTypeWarning, v1beta1.ReasonInvalidPod, text)
 	}
+}
+
+// runsAgain says whether a pod that lost its cell may run on another.
+func runsAgain(pod *corev1.Pod, status *corev1.PodStatus) bool {
+	return pod.Spec.RestartPolicy != corev1.RestartPolicyNever || !started(status)
 }
 
 // started says whether a container of the pod may have run.
@@ -224,11 +226,13 @@ func instanceGone(cell *v1beta1.Cell) bool {
 	return c != nil && c.Reason == v1beta1.ReasonInstanceGone
 }
 
-// setReported takes the word of a pod's kubelet.
-func (p *Provider) setReported(uid types.UID, cell string, status corev1.PodStatus) {
+// setReported takes the word of a pod's kubelet. own is nil unless that word
+// had to be translated.
+func (p *Provider) setReported(uid types.UID, cell string, status corev1.PodStatus, own *corev1.PodStatus) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.record(uid).reported = &status
+	r := p.record(uid)
+	r.reported, r.own = &status, own
 	p.wake(cell)
 }
 

@@ -125,7 +125,7 @@ func lastCellReady(c corev1.PodCondition) corev1.PodCondition {
 
 // report hands the pod's status to the library when the API server's differs.
 // A final status stands.
-func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
+func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition, disrupted *corev1.PodCondition) {
 	if terminal(pod.Status.Phase) {
 		return
 	}
@@ -137,6 +137,9 @@ func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition) {
 		ready = lastCellReady(ready)
 	}
 	status := compose(&pod.Status, reported, ready)
+	if disrupted != nil {
+		setCondition(&status, *disrupted)
+	}
 	if notify == nil || equality.Semantic.DeepEqual(status, pod.Status) {
 		return
 	}
@@ -171,13 +174,7 @@ func fail(status *corev1.PodStatus, instance string, now metav1.Time) corev1.Pod
 			}
 		}
 	}
-	for i := range failed.Conditions {
-		if t := failed.Conditions[i].Type; t == corev1.PodReady || t == corev1.ContainersReady {
-			failed.Conditions[i].Status = corev1.ConditionFalse
-			failed.Conditions[i].Reason = "CellLost"
-			failed.Conditions[i].LastTransitionTime = now
-		}
-	}
+	notReady(&failed, "CellLost", now)
 	return failed
 }
 
@@ -185,22 +182,34 @@ func fail(status *corev1.PodStatus, instance string, now metav1.Time) corev1.Pod
 // not ready, and nothing of it runs.
 func interrupted(status *corev1.PodStatus, cell string, now metav1.Time) corev1.PodStatus {
 	s := *status.DeepCopy()
-	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
-		for i := range list {
-			if list[i].State.Running != nil {
-				list[i].State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{
-					Reason: "CellLost", Message: "the instance of cell " + cell + " is gone; the pod is started again on another",
-				}}
-			}
-			list[i].Ready = false
-		}
-	}
-	for i := range s.Conditions {
-		if t := s.Conditions[i].Type; (t == corev1.PodReady || t == corev1.ContainersReady) && s.Conditions[i].Status != corev1.ConditionFalse {
-			s.Conditions[i].Status = corev1.ConditionFalse
-			s.Conditions[i].Reason = "CellLost"
-			s.Conditions[i].LastTransitionTime = now
-		}
-	}
+	waitAgain(&s, "CellLost", "the instance of cell "+cell+" is gone; the pod is started again on another")
+	notReady(&s, "CellLost", now)
 	return s
+}
+
+// waitAgain shows the containers of a pod as what they are on its next cell:
+// not started. A kubelet that is shown an ended container of a pod with policy
+// OnFailure would take it for done.
+func waitAgain(status *corev1.PodStatus, reason, message string) {
+	for _, list := range [][]corev1.ContainerStatus{status.InitContainerStatuses, status.ContainerStatuses} {
+		for i := range list {
+			c := &list[i]
+			if c.State.Waiting == nil {
+				if c.State.Terminated != nil {
+					c.LastTerminationState = c.State
+				}
+				c.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
+			}
+			c.Ready = false
+		}
+	}
+}
+
+// notReady takes a pod out of service, from now on if it was ready.
+func notReady(status *corev1.PodStatus, reason string, now metav1.Time) {
+	for i := range status.Conditions {
+		if c := &status.Conditions[i]; (c.Type == corev1.PodReady || c.Type == corev1.ContainersReady) && c.Status != corev1.ConditionFalse {
+			c.Status, c.Reason, c.LastTransitionTime = corev1.ConditionFalse, reason, now
+		}
+	}
 }

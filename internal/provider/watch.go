@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 
@@ -59,26 +60,43 @@ func handlerOf[T metav1.Object](changed, gone func(T)) cache.ResourceEventHandle
 func (p *Provider) cellChanged(cell *v1beta1.Cell) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if cell.Spec.Pod != nil {
-		p.cellOf[cell.Spec.Pod.UID] = cell.Name
+	ref := cell.Spec.Pod
+	if ref == nil {
+		p.wake(cell.Name)
+		return
 	}
-	p.wake(cell.Name)
+	if p.cells[ref.UID] == nil {
+		p.cells[ref.UID] = map[string]bool{}
+	}
+	p.cells[ref.UID][cell.Name] = true
+	// All of the pod's: another may have waited for this change.
+	p.wakeCells(ref.UID)
 }
 
 func (p *Provider) cellGone(cell *v1beta1.Cell) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if ref := cell.Spec.Pod; ref != nil && p.cellOf[ref.UID] == cell.Name {
-		delete(p.cellOf, ref.UID)
+	p.wake(cell.Name)
+	ref := cell.Spec.Pod
+	if ref == nil {
+		return
+	}
+	p.wakeCells(ref.UID)
+	if delete(p.cells[ref.UID], cell.Name); len(p.cells[ref.UID]) == 0 {
+		delete(p.cells, ref.UID)
 		delete(p.gone, ref.UID)
 	}
-	p.wake(cell.Name)
 }
 
 func (p *Provider) podChanged(pod *corev1.Pod) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if cell, ok := p.cellOf[pod.UID]; ok {
+	p.wakeCells(pod.UID)
+}
+
+// wakeCells pokes everyone who waits for a cell of the pod. The caller holds mu.
+func (p *Provider) wakeCells(pod types.UID) {
+	for cell := range p.cells[pod] {
 		p.wake(cell)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -28,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/gateway"
 	"github.com/elotl/kip/v2/internal/podlogs"
 )
 
@@ -105,9 +107,9 @@ func newWorld(t *testing.T) *world {
 // restart starts another Kip on the same world; it remembers nothing.
 func (w *world) restart() {
 	w.events = record.NewFakeRecorder(100)
-	w.kip = New(Config{
+	kip, err := New(Config{
 		Client: interceptor.NewClient(w.api, interceptor.Funcs{
-			Get: w.get, List: w.list, Create: w.create, Update: w.update, Delete: w.delete,
+			Get: w.get, List: w.list, Create: w.create, Update: w.update, Delete: w.delete, SubResourcePatch: w.patchStatus,
 		}),
 		Live:     interceptor.NewClient(w.api, interceptor.Funcs{Get: w.getLive}),
 		NodeName: testNode, NodeLabels: map[string]string{"type": "virtual-kubelet"}, Region: "us-west-2",
@@ -117,8 +119,12 @@ func (w *world) restart() {
 		},
 		Transport: func(string) (http.RoundTripper, error) { return w.kubelet, w.kubelet.unreachable },
 		Following: func(string) bool { return w.following },
-		Logs:      w.logs, Recorder: w.events, Clock: w.clock, Log: slog.New(slog.DiscardHandler),
+		Logs:      w.logs, Recorder: w.events, Metrics: prometheus.NewRegistry(), Clock: w.clock, Log: slog.New(slog.DiscardHandler),
 	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.kip = kip
 	w.kip.NotifyPods(w.t.Context(), w.written)
 }
 
@@ -218,8 +224,20 @@ func (w *world) delete(ctx context.Context, c client.WithWatch, o client.Object,
 		} else if *p.UID != now.GetUID() {
 			return apierrors.NewConflict(corev1.Resource(kind(o)), o.GetName(), errors.New("another UID"))
 		}
+		if g := options.GracePeriodSeconds; g != nil && *g > 0 {
+			w.deletions[o.GetUID()] = deletion{metav1.NewTime(w.clock.Now().Add(time.Duration(*g) * time.Second)), *g}
+			return nil
+		}
 		return c.Delete(ctx, o, opts...)
 	})
+}
+
+func (w *world) patchStatus(ctx context.Context, c client.Client, sub string, o client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+	err := w.hook("patch status of "+kind(o), func() error { return c.SubResource(sub).Patch(ctx, o, patch, opts...) })
+	if err == nil {
+		w.kip.cellChanged(o.(*v1beta1.Cell))
+	}
+	return err
 }
 
 func kind(o client.Object) string {
@@ -337,12 +355,40 @@ func (w *world) wantCell(attempt int32, deleted bool) *v1beta1.Cell {
 // lifecycle does to the only cell what its controller would.
 func (w *world) lifecycle(change func(*v1beta1.Cell)) {
 	w.t.Helper()
-	cell := w.cell()
+	w.change(w.cell(), change)
+}
+
+func (w *world) change(cell *v1beta1.Cell, change func(*v1beta1.Cell)) {
+	w.t.Helper()
 	change(cell)
 	if err := w.api.Status().Update(w.t.Context(), cell); err != nil {
 		w.t.Fatal(err)
 	}
-	w.kip.cellChanged(w.cell())
+	w.kip.cellChanged(cell)
+}
+
+// attempt is the pod's cell of that number, nil if there is none.
+func (w *world) attempt(number int32) *v1beta1.Cell {
+	w.t.Helper()
+	for _, c := range w.cells() {
+		if c.Spec.Attempt == number {
+			return &c
+		}
+	}
+	return nil
+}
+
+// holding is the cell whose kubelet has the pod, nil if there is none.
+func (w *world) holding() *v1beta1.Cell {
+	w.t.Helper()
+	var first *v1beta1.Cell
+	for _, c := range w.cells() {
+		ended := c.Status.Interruption != nil && c.Status.Interruption.PodEnded != nil
+		if !ended && (first == nil || c.Spec.Attempt < first.Spec.Attempt) {
+			first = &c
+		}
+	}
+	return first
 }
 
 func cellCondition(reason string, status metav1.ConditionStatus) func(*v1beta1.Cell) {
@@ -370,7 +416,11 @@ func gone(c *v1beta1.Cell) {
 // terminated drops the finalizer of the only cell, which must be deleted.
 func (w *world) terminated() {
 	w.t.Helper()
-	cell := w.cell()
+	w.remove(w.cell())
+}
+
+func (w *world) remove(cell *v1beta1.Cell) {
+	w.t.Helper()
 	if cell == nil || cell.DeletionTimestamp == nil {
 		w.t.Fatalf("the cell is not deleted: %v", cell)
 	}
@@ -397,7 +447,7 @@ func (w *world) deletePod(grace time.Duration) {
 // report is the kubelet's word through the gateway.
 func (w *world) report(status corev1.PodStatus) {
 	w.t.Helper()
-	if _, err := w.kip.SetPodStatus(w.t.Context(), w.cell().Name, testUID, status); err != nil {
+	if _, err := w.kip.SetPodStatus(w.t.Context(), w.holding().Name, testUID, status); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -483,6 +533,10 @@ type fakeKubelet struct {
 	// said is the phase that it reported last; ended: nothing of the pod is left.
 	said  corev1.PodPhase
 	ended bool
+	// cell is whose kubelet it is.
+	cell types.UID
+	// notice is what the cell's agent tells until Kip has heard.
+	notice *gateway.Interruption
 	// answer is the answer to a path with query; 200 and one line if nil.
 	answer func(path string) (int, string)
 }
@@ -539,20 +593,31 @@ func (q pokes) drain() []types.NamespacedName {
 
 // kubeletSays has the kubelet report a phase, and remember it.
 func (w *world) kubeletSays(phase corev1.PodPhase) {
+	if cell := w.holding(); cell != nil {
+		w.kubelet.cell = cell.UID
+	}
 	w.kubelet.said = phase
 	w.kubeletRepeats()
 }
 
 // kubeletRepeats: a kubelet says again what the API server does not show.
 func (w *world) kubeletRepeats() {
-	cell, pod := w.cell(), w.pod()
+	cell, pod := w.holding(), w.pod()
+	if cell != nil && cell.UID != w.kubelet.cell {
+		// Another one, which knows nothing.
+		w.kubelet.cell, w.kubelet.said, w.kubelet.ended = cell.UID, "", false
+	}
 	if pod == nil || cell == nil || cell.DeletionTimestamp != nil || instanceGone(cell) || cell.Status.Enrolment == nil {
 		return
 	}
-	if w.kubelet.ended {
-		_ = w.kip.PodTerminated(w.t.Context(), cell.Name, pod.UID)
+	if n := w.kubelet.notice; n != nil && w.kip.Interruption(w.t.Context(), cell.Name, *n) == nil {
+		w.kubelet.notice = nil
 	}
 	if shown := w.kip.Pod(cell.Name); w.kubelet.said != "" && shown != nil && shown.Status.Phase != w.kubelet.said {
 		_, _ = w.kip.SetPodStatus(w.t.Context(), cell.Name, pod.UID, statusOf(w.kubelet.said))
+	}
+	if shown := w.kip.Pod(cell.Name); w.kubelet.ended && shown != nil && shown.Status.Phase == w.kubelet.said {
+		// Only when it is shown what it said.
+		_ = w.kip.PodTerminated(w.t.Context(), cell.Name, pod.UID)
 	}
 }

@@ -9,9 +9,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 // Two phases usually pass so fast that writing them would be a waste. They are
@@ -21,11 +23,16 @@ const (
 	drainingPatience = 5 * time.Second // from the pod's end to the Cell's deletion
 )
 
+// aheadRecheck is how often a cell that was launched ahead looks whether it has
+// its pod now.
+const aheadRecheck = 2 * time.Second
+
 // follow keeps the phase of a Cell with an instance true.
 func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, error) {
 	if why := r.gone(s); why != "" {
 		return r.lose(ctx, s, why)
 	}
+	r.avoid(s)
 	next := r.run
 	if s.cell.Status.Enrolment == nil {
 		next = r.boot
@@ -90,6 +97,7 @@ func (r *Reconciler) boot(ctx context.Context, s *scope) (reconcile.Result, erro
 // run follows the pod of an enrolled cell.
 func (r *Reconciler) run(ctx context.Context, s *scope) (reconcile.Result, error) {
 	status := &s.cell.Status
+	var wait time.Duration
 	if status.Phase == v1beta1.CellBooting {
 		r.metrics.booted(s)
 	}
@@ -102,7 +110,12 @@ func (r *Reconciler) run(ctx context.Context, s *scope) (reconcile.Result, error
 	}
 	switch phase {
 	case v1beta1.CellReady:
-		s.condition(metav1.ConditionTrue, v1beta1.ReasonEnrolled, "the cell waits for a pod")
+		message := "the cell waits for a pod"
+		if s.cell.Spec.Pod != nil {
+			message = "the cell waits until its pod has ended in the cell that the cloud takes"
+			wait = aheadRecheck // no event tells
+		}
+		s.condition(metav1.ConditionTrue, v1beta1.ReasonEnrolled, message)
 	case v1beta1.CellBound:
 		if left := status.Enrolment.Time.Add(boundPatience).Sub(s.now); left > 0 && status.Phase == v1beta1.CellBooting {
 			return reconcile.Result{RequeueAfter: left}, nil
@@ -117,13 +130,31 @@ func (r *Reconciler) run(ctx context.Context, s *scope) (reconcile.Result, error
 		if left := s.mem.drainingSince.Add(drainingPatience).Sub(s.now); left > 0 && status.Phase != v1beta1.CellDraining {
 			return reconcile.Result{RequeueAfter: left}, nil
 		}
-		s.condition(metav1.ConditionFalse, v1beta1.ReasonDraining, "the pod ends, or ended and its logs are being kept")
+		s.condition(metav1.ConditionFalse, v1beta1.ReasonDraining, draining(status.Interruption))
 	}
 	if status.Phase != phase {
 		s.log.Info("cell changes phase", "from", status.Phase, "to", phase, "instance", status.InstanceID)
 		status.Phase = phase
 	}
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: wait}, nil
+}
+
+func draining(i *v1beta1.InterruptionStatus) string {
+	if i != nil {
+		return fmt.Sprintf("the cloud takes the instance at %s (%s), so its pod is being ended", i.Deadline.UTC().Format(time.RFC3339), i.Kind)
+	}
+	return "the pod ends, or ended and its logs are being kept"
+}
+
+// avoid keeps launches away, for some minutes, from an offering of which the
+// cloud takes an instance for lack of capacity.
+func (r *Reconciler) avoid(s *scope) {
+	launch := s.cell.Status.Launch
+	if s.cell.Status.Interruption == nil || s.mem.avoided || launch.CapacityType != v1beta1.Spot {
+		return
+	}
+	s.mem.avoided = true
+	r.unavailable.Mark(instancetype.Key{InstanceType: launch.InstanceType, Zone: launch.Zone, CapacityType: launch.CapacityType}, s.now)
 }
 
 // podPhase is the phase of an enrolled cell as its pod shows it.
@@ -142,11 +173,38 @@ func (r *Reconciler) podPhase(ctx context.Context, s *scope) (v1beta1.CellPhase,
 	case pod.UID != ref.UID, pod.DeletionTimestamp != nil,
 		pod.Status.Phase == corev1.PodSucceeded, pod.Status.Phase == corev1.PodFailed:
 		return v1beta1.CellDraining, nil
+	}
+	waits, err := r.waits(ctx, s)
+	switch {
+	case err != nil:
+		return "", err
+	case waits:
+		return v1beta1.CellReady, nil
+	case s.cell.Status.Interruption != nil:
+		return v1beta1.CellDraining, nil
 	case pod.Status.Phase == corev1.PodRunning:
 		return v1beta1.CellRunning, nil
 	default:
 		return v1beta1.CellBound, nil
 	}
+}
+
+// waits says whether the pod may still run in an older cell, which the cloud
+// takes.
+func (r *Reconciler) waits(ctx context.Context, s *scope) (bool, error) {
+	if s.cell.Spec.Attempt == 0 {
+		return false, nil
+	}
+	var cells v1beta1.CellList
+	if err := r.cfg.Client.List(ctx, &cells, client.MatchingFields{indexPodUID: string(s.cell.Spec.Pod.UID)}); err != nil {
+		return false, fmt.Errorf("listing the cells of pod %s: %w", s.cell.Spec.Pod.UID, err)
+	}
+	for i := range cells.Items {
+		if c := &cells.Items[i]; c.Spec.Attempt < s.cell.Spec.Attempt && c.Drains() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // lose records that the Cell's instance is of no use any more. What becomes of

@@ -71,6 +71,8 @@ type memory struct {
 	ended map[string]time.Time
 	// booted: the boot time was counted.
 	booted bool
+	// avoided: the offering was marked because the cloud takes the instance.
+	avoided bool
 	// drainingSince is when the pod was first seen to end.
 	drainingSince time.Time
 }
