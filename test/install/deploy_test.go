@@ -13,6 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	securityapi "k8s.io/pod-security-admission/api"
+	security "k8s.io/pod-security-admission/policy"
 
 	"github.com/elotl/kip/v2/internal/config"
 	"github.com/elotl/kip/v2/internal/kip"
@@ -189,13 +192,20 @@ func TestDeployedPod(t *testing.T) {
 }
 
 // checkPod holds a pod against the restricted standard, which the namespace
-// enforces, and keeps it off cells.
+// enforces, as the API server's admission does, and keeps it off cells.
 func checkPod(t *testing.T, pod *corev1.PodSpec) {
 	t.Helper()
-	s, c := pod.SecurityContext, pod.Containers[0].SecurityContext
-	if !*s.RunAsNonRoot || *s.RunAsUser == 0 || s.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || *c.AllowPrivilegeEscalation ||
-		!*c.ReadOnlyRootFilesystem || !slices.Equal(c.Capabilities.Drop, []corev1.Capability{"ALL"}) || pod.HostNetwork {
-		t.Errorf("the pod has more rights than it needs: %+v %+v", s, c)
+	standard, err := security.NewEvaluator(security.DefaultChecks(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restricted := securityapi.LevelVersion{Level: securityapi.LevelRestricted, Version: securityapi.LatestVersion()}
+	verdict := security.AggregateCheckResults(standard.EvaluatePod(restricted, &metav1.ObjectMeta{}, pod))
+	if !verdict.Allowed {
+		t.Errorf("the pod has more rights than its namespace allows: %s", verdict.ForbiddenDetail())
+	}
+	if !*pod.Containers[0].SecurityContext.ReadOnlyRootFilesystem {
+		t.Error("the pod may write to its own program")
 	}
 	terms := pod.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
 	never := corev1.NodeSelectorRequirement{Key: "type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"virtual-kubelet"}}

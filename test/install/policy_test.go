@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/elotl/kip/v2/internal/ec2local/policy"
 )
 
 // actions are the 29 that Kip's installation page has asked for since its first
@@ -45,10 +48,10 @@ type statement struct {
 	Condition map[string]map[string]words `json:"Condition"`
 }
 
-// policy reads one of the policies with its variables filled in.
-func policy(t *testing.T, name string) []statement {
+// text is one of the policies with its variables filled in.
+func text(t *testing.T, name string) string {
 	t.Helper()
-	text := os.Expand(read(t, filepath.Join("kustomize", "iam", name)), func(variable string) string {
+	return os.Expand(read(t, filepath.Join("kustomize", "iam", name)), func(variable string) string {
 		value, ok := map[string]string{
 			"AWS_ACCOUNT_ID": "012345678910", "OIDC_PROVIDER": "oidc.eks.us-west-2.amazonaws.com/id/AAAA", "NAMESPACE": "kip",
 			"KIP_SERVICE_ACCOUNT_NAME": "kip-provider", "USE_REGION": "us-west-2", "CLUSTER_NAME": "prod", "VPC_ID": "vpc-1", "KIP_CELL_ROLE_NAME": "kip-cell",
@@ -58,11 +61,16 @@ func policy(t *testing.T, name string) []statement {
 		}
 		return value
 	})
+}
+
+// statements are those of one of the policies.
+func statements(t *testing.T, name string) []statement {
+	t.Helper()
 	var document struct {
 		Version   string      `json:"Version"`
 		Statement []statement `json:"Statement"`
 	}
-	d := json.NewDecoder(strings.NewReader(text))
+	d := json.NewDecoder(strings.NewReader(text(t, name)))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&document); err != nil {
 		t.Fatalf("%s: %v", name, err)
@@ -78,10 +86,54 @@ func policy(t *testing.T, name string) []statement {
 	return document.Statement
 }
 
+// TestPoliciesAreUnderstood: by what judges calls in place of IAM here, and is
+// stricter: a condition key that does not exist makes it refuse the document.
+func TestPoliciesAreUnderstood(t *testing.T) {
+	for _, name := range []string{"kip-policy.json", "kip-policy-tight.json"} {
+		if _, err := policy.Parse([]byte(text(t, name))); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := policy.ParseTrust([]byte(text(t, "trust-policy.json"))); err != nil {
+		t.Errorf("trust-policy.json: %v", err)
+	}
+}
+
+// TestPoliciesHaveWhatKipCalls: the driver names the action of each call that it
+// makes, for its errors.
+func TestPoliciesHaveWhatKipCalls(t *testing.T) {
+	named := regexp.MustCompile(`"((?:ec2|ecr|iam|aws-marketplace):[A-Z][A-Za-z]+)"`)
+	files, err := filepath.Glob(filepath.Join(root, "internal/cloudprovider/aws/*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var called []string
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		code, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range named.FindAllSubmatch(code, -1) {
+			called = append(called, string(m[1]))
+		}
+	}
+	if len(called) < 10 {
+		t.Fatalf("only %v were found", called)
+	}
+	for _, action := range called {
+		if !slices.Contains(actions, action) {
+			t.Errorf("Kip calls %s, which the policies do not allow", action)
+		}
+	}
+}
+
 func TestPoliciesAllowTheSameActions(t *testing.T) {
 	for _, name := range []string{"kip-policy.json", "kip-policy-tight.json"} {
 		var got []string
-		for _, s := range policy(t, name) {
+		for _, s := range statements(t, name) {
 			got = append(got, s.Action...)
 		}
 		slices.Sort(got)
@@ -100,7 +152,7 @@ func TestTightPolicyIsTight(t *testing.T) {
 		"aws:RequestTag/KipControllerID": controller, "ec2:ResourceTag/KipControllerID": controller,
 		"ec2:Vpc": "arn:aws:ec2:us-west-2:012345678910:vpc/vpc-1", "iam:PassedToService": "ec2.amazonaws.com", "aws:RequestedRegion": "us-west-2",
 	}
-	for _, s := range policy(t, "kip-policy-tight.json") {
+	for _, s := range statements(t, "kip-policy-tight.json") {
 		tight := 0
 		for _, condition := range s.Condition {
 			for key, values := range condition {
@@ -136,7 +188,7 @@ func TestTightPolicyIsTight(t *testing.T) {
 }
 
 func TestTrustPolicy(t *testing.T) {
-	statements := policy(t, "trust-policy.json")
+	got := statements(t, "trust-policy.json")
 	want := []statement{{
 		Sid: "KipServiceAccount", Effect: "Allow",
 		Principal: map[string]words{"Federated": {"arn:aws:iam::012345678910:oidc-provider/oidc.eks.us-west-2.amazonaws.com/id/AAAA"}},
@@ -146,7 +198,7 @@ func TestTrustPolicy(t *testing.T) {
 			"oidc.eks.us-west-2.amazonaws.com/id/AAAA:sub": {"system:serviceaccount:kip:kip-provider"},
 		}},
 	}}
-	if diff := cmp.Diff(want, statements); diff != "" {
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
