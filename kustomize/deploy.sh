@@ -31,9 +31,8 @@ Optional:
   KIP_CELL_SG                   Security groups that every cell gets besides Kip's own; IDs
                                 separated by commas.
   CLUSTER_DNS                   Address of the cluster's DNS. Else that of the Service kube-dns.
-  PROVIDER_CONFIG               A provider.yaml of your own, instead of the one made from USE_REGION,
-                                VPC_ID, CELL_IMAGE_ID, CELL_INSTANCE_PROFILE_ARN, KIP_CELL_SG and
-                                CLUSTER_DNS.
+  PROVIDER_CONFIG               A provider.yaml of your own instead of kustomize/eks/provider.yaml; where
+                                that has ${VPC_ID} and the like, so may yours.
   AWS_ENDPOINT_URL              Another endpoint for all of AWS's APIs.
   NFS_VOLUME_ENDPOINT           For the image cache, which this version does not have: no effect.
   DEPLOY_TIMEOUT                How long to wait until Kip is ready (5m).
@@ -83,7 +82,7 @@ export NAMESPACE=${NAMESPACE:-kip} IMAGE_REGISTRY=${IMAGE_REGISTRY:-docker.io/el
 export AWS_ENDPOINT_URL=${AWS_ENDPOINT_URL-}
 export VPC_ID=${VPC_ID-} CELL_IMAGE_ID=${CELL_IMAGE_ID-} CELL_INSTANCE_PROFILE_ARN=${CELL_INSTANCE_PROFILE_ARN-} KIP_CELL_SG=${KIP_CELL_SG-} CLUSTER_DNS=${CLUSTER_DNS-}
 timeout=${DEPLOY_TIMEOUT:-5m}
-provider_config=${PROVIDER_CONFIG-}
+template=${PROVIDER_CONFIG:-$here/eks/provider.yaml}
 
 required CLUSTER_NAME '[A-Za-z0-9][A-Za-z0-9_.-]{0,99}' 'the name of the EKS cluster'
 required USE_REGION '[a-z]{2}(-[a-z]+)+-[0-9]+' 'a region such as us-west-2'
@@ -104,8 +103,8 @@ check DEPLOY_TIMEOUT '[0-9]+[smh]' 'a time such as 5m'
 case $NAMESPACE in
 default | kube-*) wrong "NAMESPACE is $NAMESPACE; give Kip one of its own, which is removed with it" ;;
 esac
-if [ -n "$provider_config" ] && ! [ -r "$provider_config" ]; then
-	wrong "PROVIDER_CONFIG is $provider_config, which cannot be read"
+if ! [ -r "$template" ]; then
+	wrong "PROVIDER_CONFIG is $template, which cannot be read"
 fi
 
 for tool in envsubst kubectl; do
@@ -130,33 +129,37 @@ if [ -n "${NFS_VOLUME_ENDPOINT-}" ]; then
 	warn "NFS_VOLUME_ENDPOINT has no effect: this version has no image cache. Pods start without it, only slower."
 fi
 
-if [ -n "$provider_config" ]; then
-	for name in VPC_ID CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS; do
-		[ -z "${!name}" ] || wrong "$name and PROVIDER_CONFIG are set; say it in $provider_config"
-	done
-else
-	if [ -z "$VPC_ID" ] && command -v aws >/dev/null; then
+# uses NAME: provider.yaml has a place for it
+uses() { grep -qF "\${$1}" "$template"; }
+for name in VPC_ID CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS; do
+	if [ -n "${!name}" ] && ! uses "$name"; then
+		wrong "$name is set, and PROVIDER_CONFIG ($template) has no \${$name}: it would have no effect"
+	fi
+done
+if [ -z "$VPC_ID" ] && uses VPC_ID; then
+	if command -v aws >/dev/null; then
 		VPC_ID=$(aws eks describe-cluster --name "$CLUSTER_NAME" --region "$USE_REGION" \
 			--query cluster.resourcesVpcConfig.vpcId --output text 2>&1) || {
 			say "$VPC_ID"
 			VPC_ID=
 		}
-		[ -z "$VPC_ID" ] || say "VPC of the cluster: $VPC_ID"
 	fi
-	if [ -z "$VPC_ID" ]; then
+	if [ -n "$VPC_ID" ]; then
+		say "VPC of the cluster: $VPC_ID"
+	else
 		wrong "VPC_ID is not set, and the EKS cluster $CLUSTER_NAME could not be asked for its VPC; aws ec2 describe-vpcs lists all"
 	fi
-	if [ -z "$CELL_IMAGE_ID" ]; then
-		warn "CELL_IMAGE_ID is not set: without a machine image no cell can be launched, and pods will wait with reason InvalidConfiguration."
-	fi
-	if [ -z "$CLUSTER_DNS" ] && ! $render; then
-		CLUSTER_DNS=$(kubectl --namespace kube-system get service kube-dns --ignore-not-found --output 'jsonpath={.spec.clusterIP}') ||
-			wrong "kubectl does not reach the cluster"
-		if [ -n "$CLUSTER_DNS" ]; then
-			say "DNS of the cluster: $CLUSTER_DNS"
-		else
-			warn "there is no Service kube-system/kube-dns: pods on cells will not find names of the cluster. Set CLUSTER_DNS."
-		fi
+fi
+if [ -z "$CELL_IMAGE_ID" ] && uses CELL_IMAGE_ID; then
+	warn "CELL_IMAGE_ID is not set: without a machine image no cell can be launched, and pods will wait with reason InvalidConfiguration."
+fi
+if [ -z "$CLUSTER_DNS" ] && uses CLUSTER_DNS && ! $render; then
+	CLUSTER_DNS=$(kubectl --namespace kube-system get service kube-dns --ignore-not-found --output 'jsonpath={.spec.clusterIP}') ||
+		wrong "kubectl does not reach the cluster"
+	if [ -n "$CLUSTER_DNS" ]; then
+		say "DNS of the cluster: $CLUSTER_DNS"
+	else
+		warn "there is no Service kube-system/kube-dns: pods on cells will not find names of the cluster. Set CLUSTER_DNS."
 	fi
 fi
 refuse_problems
@@ -171,11 +174,7 @@ fill() {
 	envsubst '${NAMESPACE} ${CLUSTER_NAME} ${USE_REGION} ${VPC_ID} ${IMAGE_REGISTRY} ${IMAGE_TAG} ${CLUSTER_DNS}
 		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}' <"$1" >"$2"
 }
-if [ -n "$provider_config" ]; then
-	cp "$provider_config" "$work/eks/provider.yaml"
-else
-	fill "$here/eks/provider.yaml" "$work/eks/provider.yaml"
-fi
+fill "$template" "$work/eks/provider.yaml"
 PROVIDER_CONFIG_HASH=$(cat "$work/eks/provider.yaml" - <<<"$CLUSTER_NAME $KIP_SERVICE_ACCOUNT_ROLE_ARN $AWS_ENDPOINT_URL" | cksum | cut -d ' ' -f 1)
 export PROVIDER_CONFIG_HASH
 fill "$here/eks/kustomization.yaml" "$work/eks/kustomization.yaml"

@@ -60,7 +60,7 @@ func TestDeployRefuses(t *testing.T) {
 		},
 		"no file": {"", map[string]string{"PROVIDER_CONFIG": "/nowhere"}, []string{"PROVIDER_CONFIG is /nowhere"}},
 		"said twice": {
-			"one of the two would be ignored", map[string]string{"PROVIDER_CONFIG": "/dev/null"}, []string{"VPC_ID and PROVIDER_CONFIG", "KIP_CELL_SG and"},
+			"a variable without a place would be ignored", map[string]string{"PROVIDER_CONFIG": "/dev/null"}, []string{"VPC_ID is set, and", "KIP_CELL_SG is set, and"},
 		},
 	}
 	for name, tc := range tests {
@@ -251,13 +251,12 @@ func TestDeployedConfiguration(t *testing.T) {
 
 	// A provider.yaml of one's own.
 	own := filepath.Join(t.TempDir(), "provider.yaml")
-	if err := os.WriteFile(own, []byte("cloud: {aws: {region: us-west-2, vpcID: vpc-1}} # ${NOT_OURS}\n"), 0o600); err != nil {
+	if err := os.WriteFile(own, []byte("cloud: {aws: {region: us-west-2, vpcID: \"${VPC_ID}\"}} # ${NOT_OURS}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	delete(v, "VPC_ID")
-	v["PROVIDER_CONFIG"] = own
+	v["VPC_ID"], v["PROVIDER_CONFIG"] = "vpc-1", own
 	out, stderr, code := script(t, withKubectl(t), "deploy.sh", v, "--render")
-	if code != 0 || !strings.Contains(out, "vpcID: vpc-1") || !strings.Contains(out, "${NOT_OURS}") {
+	if code != 0 || !strings.Contains(out, "vpcID: \"vpc-1\"") || !strings.Contains(out, "${NOT_OURS}") {
 		t.Errorf("%d %s\n%s", code, stderr, out)
 	}
 }
