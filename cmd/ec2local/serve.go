@@ -25,6 +25,7 @@ type serveOptions struct {
 
 	listen           []string
 	delays           cloud.Delays
+	lag              cloud.Lag
 	grace            time.Duration
 	throttle, hollow bool
 }
@@ -52,6 +53,9 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")
 	f.DurationVar(&o.delays.Stop, "stop-delay", time.Second, "least time in stopping")
 	f.DurationVar(&o.delays.Checks, "status-check-delay", 0, "how long status checks of a new instance are initializing")
+	f.DurationVar(&o.delays.ModifyVolume, "modify-volume-delay", 0, "how long a modification of a volume takes")
+	f.DurationVar(&o.lag.Appear, "appear-delay", 0, "how long a new instance does not exist for other requests")
+	f.DurationVar(&o.lag.Stale, "stale-reads", 0, "how old the state of instances is that reads show")
 	f.DurationVar(&o.delays.Retention, "retention", time.Hour, "how long terminated instances can be seen")
 	f.DurationVar(&o.grace, "power-off-grace", 10*time.Second, "how long an instance has to power off by itself")
 	f.BoolVar(&o.throttle, "throttle", true, "answer RequestLimitExceeded to what is more than EC2 allows a new account")
@@ -90,6 +94,12 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return err
 	}
 
+	market, err := ec2local.CatalogueSpotMarket(catalogue, c.Region)
+	var unknown *instancetype.UnknownRegionError
+	if err != nil && !errors.As(err, &unknown) { // a region without prices can be played nevertheless
+		return err
+	}
+
 	machines, err := openMachines(ctx, o, c)
 	if err != nil {
 		return err
@@ -101,8 +111,8 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	server, err := ec2local.New(ec2local.Config{
 		Dir: filepath.Join(o.state, cloudDir), Images: o.images, Region: c.Region, Zones: c.Zones, VPC: vpc,
-		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines,
-		Network: machines.network, Throttling: limits, Delays: o.delays, Clock: clock.RealClock{}, Log: slog.Default(),
+		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines, SpotMarket: market,
+		Network: machines.network, Throttling: limits, Delays: o.delays, Lag: o.lag, Clock: clock.RealClock{}, Log: slog.Default(),
 	})
 	if err != nil {
 		return err

@@ -24,6 +24,8 @@ const interruptionNotice = 2 * time.Minute
 //	DELETE /_ec2local/calls                    forgets it
 //	GET  /_ec2local/faults                     the rules of the fault script, as a JSON list
 //	PUT  /_ec2local/faults                     replaces them
+//	PUT  /_ec2local/lag                        how far reads are behind: {"appear": "5s", "stale": "2s"}
+//	PUT  /_ec2local/spot-prices                prices besides the market's, as a list; see adminSpotPrice
 //	POST /_ec2local/instances/{id}/interrupt   announces a spot interruption; ?after=30s, by default 2m
 //	POST /_ec2local/instances/{id}/rebalance   recommends a rebalance to a spot instance
 //	PUT  /_ec2local/instances/{id}/checks      what its status checks find: {"system": "impaired", "instance": "ok"}
@@ -79,6 +81,7 @@ func (s *Server) admin() http.Handler {
 		adminAnswer(w, s.cloud.Rebalance(r.PathValue("id")))
 	})
 	s.adminHealth(mux)
+	s.adminMarket(mux)
 	return mux
 }
 

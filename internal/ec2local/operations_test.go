@@ -109,6 +109,35 @@ func TestEveryOperation(t *testing.T) {
 	must(e.DisassociateRouteTable(ctx, &ec2.DisassociateRouteTableInput{AssociationId: association}))(t)
 	must(e.DeleteRouteTable(ctx, &ec2.DeleteRouteTableInput{RouteTableId: table}))(t)
 
+	small := must(e.CreateSubnet(ctx, &ec2.CreateSubnetInput{VpcId: vpc, CidrBlock: aws.String("10.98.100.0/28"),
+		TagSpecifications: []types.TagSpecification{{ResourceType: types.ResourceTypeSubnet, Tags: tags}}}))(t).Subnet.SubnetId
+	must(e.DeleteSubnet(ctx, &ec2.DeleteSubnetInput{SubnetId: small}))(t)
+	must(e.DescribeDhcpOptions(ctx, &ec2.DescribeDhcpOptionsInput{}))(t)
+	// The installed model may be older than the newest types.
+	must(e.DescribeSpotPriceHistory(ctx, &ec2.DescribeSpotPriceHistoryInput{InstanceTypes: []types.InstanceType{"t3.micro", "m5.large"}}))(t)
+	none := aws.String("i-00000000000000000")
+	changed := must(e.ModifyInstanceCreditSpecification(ctx, &ec2.ModifyInstanceCreditSpecificationInput{
+		InstanceCreditSpecifications: []types.InstanceCreditSpecificationRequest{
+			{InstanceId: id, CpuCredits: aws.String("standard")}, {InstanceId: none, CpuCredits: aws.String("standard")},
+		},
+	}))(t)
+	if len(changed.SuccessfulInstanceCreditSpecifications) != 1 ||
+		changed.UnsuccessfulInstanceCreditSpecifications[0].Error.Code != "InvalidInstanceID.NotFound" {
+		t.Errorf("changing credits: %+v", changed)
+	}
+	must(e.DescribeInstanceCreditSpecifications(ctx, &ec2.DescribeInstanceCreditSpecificationsInput{InstanceIds: []string{*id}}))(t)
+	profile := &types.IamInstanceProfileSpecification{Name: aws.String("other")}
+	if _, err := e.AssociateIamInstanceProfile(ctx, &ec2.AssociateIamInstanceProfileInput{InstanceId: id, IamInstanceProfile: profile}); code(err) != "IncorrectState" {
+		t.Errorf("a second instance profile: %v", err)
+	}
+	in = e.cell(t)
+	in.ClientToken, in.IamInstanceProfile = aws.String("third"), nil
+	must(e.AssociateIamInstanceProfile(ctx, &ec2.AssociateIamInstanceProfileInput{
+		InstanceId: must(e.RunInstances(ctx, in))(t).Instances[0].InstanceId, IamInstanceProfile: profile,
+	}))(t)
+	must(e.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: e.instance(t, *id).BlockDeviceMappings[0].Ebs.VolumeId, Size: aws.Int32(11)}))(t)
+	must(e.DescribeVolumesModifications(ctx, &ec2.DescribeVolumesModificationsInput{}))(t)
+
 	resources := []string{*id, *vpc, *group, e.subnets(t)[0], *e.instance(t, *id).NetworkInterfaces[0].NetworkInterfaceId,
 		*e.instance(t, *id).BlockDeviceMappings[0].Ebs.VolumeId}
 	must(e.CreateTags(ctx, &ec2.CreateTagsInput{Resources: resources, Tags: []types.Tag{{Key: aws.String("new"), Value: aws.String("1")}}}))(t)

@@ -41,6 +41,8 @@ type Config struct {
 	Credentials signature.Credentials
 	// Types looks an instance type up; see CatalogueTypes.
 	Types func(name string) (cloud.Type, bool)
+	// SpotMarket is what spot instances cost; see CatalogueSpotMarket. There need not be one.
+	SpotMarket cloud.SpotMarket
 	// Hypervisor runs the machines.
 	Hypervisor machine.Hypervisor
 	// Network enforces security groups and route tables; if nil, nobody does.
@@ -50,6 +52,8 @@ type Config struct {
 	Throttling throttle.Limits
 	// Delays are how long instances take to change their state.
 	Delays cloud.Delays
+	// Lag is how far reads are behind at first.
+	Lag cloud.Lag
 	// Clock tells the time.
 	Clock clock.WithTicker
 	// Log takes what happens.
@@ -71,7 +75,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, faults: &fault.Script{}, mux: http.NewServeMux()}
 	account, err := cloud.Open(cloud.Config{
 		Dir: cfg.Dir, Images: cfg.Images, Region: cfg.Region, Zones: cfg.Zones, AccountID: AccountID, VPC: cfg.VPC,
-		Hypervisor: cfg.Hypervisor, Network: cfg.Network, Types: cfg.Types, Delays: cfg.Delays, Clock: cfg.Clock, Log: cfg.Log,
+		Hypervisor: cfg.Hypervisor, Network: cfg.Network, Types: cfg.Types, SpotMarket: cfg.SpotMarket, Delays: cfg.Delays, Lag: cfg.Lag,
+		Clock: cfg.Clock, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the account: %w", err)

@@ -39,6 +39,7 @@ type endpoint struct {
 	hypervisor *machinetest.Hypervisor
 	recorder   *modeltest.Recorder
 	client     *http.Client
+	server     *Server
 	stop       func()
 }
 
@@ -49,11 +50,15 @@ func start(t *testing.T, change func(*Config)) *endpoint {
 	if err != nil {
 		t.Fatal(err)
 	}
+	market, err := CatalogueSpotMarket(catalogue, testRegion)
+	if err != nil {
+		t.Fatal(err)
+	}
 	hypervisor := machinetest.New()
 	cfg := Config{
 		Dir: filepath.Join(t.TempDir(), "state"), Images: t.TempDir(), Region: testRegion,
 		Zones: []string{"us-west-2a", "us-west-2b", "us-west-2c"}, VPC: netip.MustParsePrefix("10.98.0.0/16"),
-		Credentials: signature.Credentials{testKey: testSecret}, Types: CatalogueTypes(catalogue), Hypervisor: hypervisor,
+		Credentials: signature.Credentials{testKey: testSecret}, Types: CatalogueTypes(catalogue), Hypervisor: hypervisor, SpotMarket: market,
 		Delays: cloud.Delays{Retention: time.Hour}, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
@@ -80,6 +85,7 @@ func (e *endpoint) restart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.server = server
 	api, metadata := listen(t), listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

@@ -5,6 +5,15 @@ import (
 	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
+// CatalogueSpotMarket sells what Kip's own catalogue knows the price of in a region.
+func CatalogueSpotMarket(catalogue *instancetype.Catalogue, region string) (cloud.SpotMarket, error) {
+	r, err := catalogue.Region(region)
+	if err != nil {
+		return cloud.SpotMarket{}, err
+	}
+	return cloud.SpotMarket{Types: catalogue.TypeNames(), USD: r.SpotUSD}, nil
+}
+
 // CatalogueTypes looks instance types up in Kip's own catalogue.
 func CatalogueTypes(catalogue *instancetype.Catalogue) func(string) (cloud.Type, bool) {
 	// EC2's words for architectures.

@@ -86,6 +86,14 @@ func newRegion(name string, raw []byte, c *Catalogue) (*Region, error) {
 	return r, nil
 }
 
+// SpotUSD is the average spot price of a type per hour; 0 if it is unknown.
+func (r *Region) SpotUSD(typeName string) float64 {
+	if e, ok := r.byName[typeName]; ok {
+		return e.spotUSD
+	}
+	return 0
+}
+
 func (e *entry) soldAs(ct v1beta1.CapacityType) bool {
 	switch ct {
 	case v1beta1.Spot:

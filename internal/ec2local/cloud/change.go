@@ -63,7 +63,7 @@ func (c *Cloud) changeState(ids []string, dryRun bool, check func(*Instance) err
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, id := range ids {
-		i, ok := c.instances[id]
+		i, ok := c.known(id)
 		if !ok {
 			return nil, NotFound("i", id)
 		}
@@ -124,7 +124,7 @@ type Attributes struct {
 func (c *Cloud) Modify(id string, a Attributes, dryRun bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i, ok := c.instances[id]
+	i, ok := c.known(id)
 	switch {
 	case !ok:
 		return NotFound("i", id)
@@ -159,6 +159,42 @@ func (c *Cloud) Modify(id string, a Attributes, dryRun bool) error {
 			i.ShutdownBehaviour = *a.ShutdownBehaviour
 		}
 	})
+}
+
+// SetCredits changes how a burstable instance pays for CPU time above its baseline.
+func (c *Cloud) SetCredits(id, credits string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := c.known(id)
+	switch {
+	case !ok:
+		return NotFound("i", id)
+	case !i.HasMachine() || i.State == ShuttingDown:
+		return incorrectState(i)
+	case !i.Burstable:
+		return query.Errorf("InstanceCreditSpecification.NotSupported", "The instance '%s' is not burstable", id)
+	}
+	return c.mutate(id, func(i *Instance) { i.CPUCredits = credits })
+}
+
+// AssociateProfile gives an instance without an instance profile one and returns the ID of the association.
+func (c *Cloud) AssociateProfile(id, arn string) (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, ok := c.known(id)
+	switch {
+	case !ok:
+		return "", NotFound("i", id)
+	case !i.HasMachine() || i.State == ShuttingDown:
+		return "", incorrectState(i)
+	case i.ProfileARN != "":
+		return "", query.Errorf("IncorrectState", "There is an existing association for instance %s", id)
+	}
+	association, err := c.newID("iip-assoc")
+	if err != nil {
+		return "", err
+	}
+	return association, c.mutate(id, func(i *Instance) { i.ProfileARN = arn })
 }
 
 func checkShutdownBehaviour(s string) error {

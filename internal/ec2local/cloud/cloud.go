@@ -33,8 +33,12 @@ type Cloud struct {
 	nextAddress  map[string]int        // subnet -> where to look for a free address
 	seq          int64
 	drivers      map[string]*driver
-	generation   int             // of what the network has to know; grows with each change of it
-	running      context.Context // Run's context while it runs, else nil
+	spotPrices   []SpotPrice // besides the market's
+	spotSince    time.Time
+	lag          Lag
+	versions     map[string][]version // instance -> what it was, the oldest first
+	generation   int                  // of what the network has to know; grows with each change of it
+	running      context.Context      // Run's context while it runs, else nil
 }
 
 // Open reads the state of an account, or makes a new account.
@@ -53,6 +57,7 @@ func Open(cfg Config) (*Cloud, error) {
 		cfg: cfg, store: st,
 		reservations: map[string]*Reservation{}, instances: map[string]*Instance{}, tokens: map[string]string{},
 		addresses: map[netip.Addr]string{}, nextAddress: map[string]int{}, drivers: map[string]*driver{},
+		lag: cfg.Lag, versions: map[string][]version{},
 		net: enforcer{changed: make(chan struct{}, 1)},
 	}
 	if err := c.load(); err != nil {
@@ -184,6 +189,7 @@ func (c *Cloud) mutate(id string, change func(*Instance)) error {
 		return err
 	}
 	c.instances[id] = &next
+	c.outdate(old)
 	if next.State != old.State {
 		c.cfg.Log.Info("instance changed state", "instance", id, "state", string(next.State),
 			"was", string(old.State), "type", next.Type, "zone", next.Zone, "reason", next.Reason.Code)
@@ -209,6 +215,7 @@ func (c *Cloud) forget(id string) error {
 		return err
 	}
 	delete(c.instances, id)
+	delete(c.versions, id)
 	delete(c.drivers, id)
 	if slices.ContainsFunc(r.Instances, func(other string) bool { return c.instances[other] != nil }) {
 		return nil
@@ -221,13 +228,15 @@ func (c *Cloud) forget(id string) error {
 	return nil
 }
 
-// Instances returns all instances, the oldest first. They are not to be modified.
+// Instances returns all instances as reads show them, the oldest first. They are not to be modified.
 func (c *Cloud) Instances() []*Instance {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := make([]*Instance, 0, len(c.instances))
 	for _, i := range c.instances {
-		out = append(out, i)
+		if seen, ok := c.shown(i); ok {
+			out = append(out, seen)
+		}
 	}
 	slices.SortFunc(out, func(a, b *Instance) int {
 		return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Index, b.Index))
@@ -251,7 +260,7 @@ func (c *Cloud) InterfaceOwner(id string) (*Instance, bool) {
 	return i, i != nil
 }
 
-// Instance returns an instance by its ID.
+// Instance returns an instance by its ID, as it really is.
 func (c *Cloud) Instance(id string) (*Instance, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -264,8 +273,11 @@ func (c *Cloud) Instance(id string) (*Instance, error) {
 
 // Console returns what an instance wrote to its console.
 func (c *Cloud) Console(id string) ([]byte, error) {
-	if _, err := c.Instance(id); err != nil {
-		return nil, err
+	c.mu.Lock()
+	_, ok := c.known(id)
+	c.mu.Unlock()
+	if !ok {
+		return nil, NotFound("i", id)
 	}
 	out, err := c.cfg.Hypervisor.Console(id)
 	if isNotExist(err) {

@@ -31,8 +31,12 @@ type Config struct {
 	Network machine.Network
 	// Types looks an instance type up.
 	Types func(name string) (Type, bool)
+	// SpotMarket is what spot instances cost; there need not be one.
+	SpotMarket SpotMarket
 	// Delays are how long things take besides the work itself.
 	Delays Delays
+	// Lag is how far reads are behind at first; see SetLag.
+	Lag Lag
 	// Clock tells the time.
 	Clock clock.WithTicker
 	// Random is where identifiers come from; crypto/rand if nil.
@@ -49,6 +53,8 @@ type Delays struct {
 	Terminate, Stop time.Duration
 	// Checks is how long status checks of a new instance are initializing; some minutes in EC2.
 	Checks time.Duration
+	// ModifyVolume is how long a modification of a volume takes.
+	ModifyVolume time.Duration
 	// Retention is how long a terminated instance can still be seen. EC2's is about an hour.
 	Retention time.Duration
 }

@@ -16,6 +16,7 @@ func ErrDryRun() error {
 var nouns = map[string]struct{ code, words string }{
 	"i":        {"InvalidInstanceID", "instance ID"},
 	"ami":      {"InvalidAMIID", "image id"},
+	"dopt":     {"InvalidDhcpOptionID", "dhcpOption ID"},
 	"vol":      {"InvalidVolume", "volume"},
 	"eni":      {"InvalidNetworkInterfaceID", "networkInterface ID"},
 	"sg":       {"InvalidGroup", "security group"},

@@ -143,6 +143,8 @@ type Volume struct {
 	SnapshotID string
 	Created    time.Time
 	Tags       Tags
+	// Modification is the last one; nil if there was none.
+	Modification *Modification
 }
 
 // HasMachine tells whether the instance still has its machine, disk and addresses: true until it is terminated.

@@ -8,6 +8,13 @@ import (
 
 // Interrupt announces to a running spot instance that it will be terminated after a while; EC2 leaves two minutes.
 func (c *Cloud) Interrupt(id string, after time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.announce(id, after)
+}
+
+// announce does the same while c.mu is held.
+func (c *Cloud) announce(id string, after time.Duration) error {
 	return c.changeSpot(id, func(s *Spot) {
 		s.Noticed = c.Now()
 		s.Action = s.Noticed.Add(after)
@@ -16,12 +23,13 @@ func (c *Cloud) Interrupt(id string, after time.Duration) error {
 
 // Rebalance recommends to a running spot instance to move its work elsewhere.
 func (c *Cloud) Rebalance(id string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.changeSpot(id, func(s *Spot) { s.Rebalance = c.Now() })
 }
 
+// changeSpot changes a running spot instance. c.mu is held.
 func (c *Cloud) changeSpot(id string, change func(*Spot)) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	i, ok := c.instances[id]
 	switch {
 	case !ok:

@@ -55,6 +55,9 @@ func (c *Cloud) Launch(l Launch) (*Reservation, []*Instance, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := c.checkMaxPrice(&l, subnet.Zone); err != nil {
+		return nil, nil, err
+	}
 	if l.DryRun {
 		return nil, nil, ErrDryRun()
 	}
@@ -152,8 +155,11 @@ func (c *Cloud) resolve(l *Launch) (t Type, image Image, subnet Subnet, err erro
 // resolveSubnet finds the launch's subnet: the one named, or the zone's, or the first one.
 func (c *Cloud) resolveSubnet(l *Launch) (Subnet, error) {
 	if l.SubnetID == "" {
-		i := slices.IndexFunc(c.world.Subnets, func(s Subnet) bool { return l.Zone == "" || s.Zone == l.Zone })
+		i := slices.IndexFunc(c.world.Subnets, func(s Subnet) bool { return s.Default && (l.Zone == "" || s.Zone == l.Zone) })
 		if i < 0 {
+			if l.Zone == "" || slices.Contains(c.cfg.Zones, l.Zone) {
+				return Subnet{}, query.Errorf("MissingInput", "No default subnet for availability zone: '%s'.", l.Zone)
+			}
 			return Subnet{}, query.Errorf("InvalidParameterValue", "Invalid availability zone: [%s]", l.Zone)
 		}
 		return c.world.Subnets[i], nil

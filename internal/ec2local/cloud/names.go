@@ -16,11 +16,15 @@ func HostName(primary netip.Addr) string {
 
 // PrivateDNSName is the host name with the region's domain.
 func (c *Cloud) PrivateDNSName(addr netip.Addr) string {
-	domain := c.cfg.Region + ".compute.internal"
+	return HostName(addr) + "." + c.PrivateDomain()
+}
+
+// PrivateDomain is the domain of host names in the VPC.
+func (c *Cloud) PrivateDomain() string {
 	if c.cfg.Region == "us-east-1" {
-		domain = "ec2.internal"
+		return "ec2.internal"
 	}
-	return HostName(addr) + "." + domain
+	return c.cfg.Region + ".compute.internal"
 }
 
 // newID makes an ID such as i-0123456789abcdef0.

@@ -301,7 +301,7 @@ func (c *Cloud) ownerOf(interfaceID string) *Instance {
 func (c *Cloud) routeTarget(instance string) (Target, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i, ok := c.instances[instance]
+	i, ok := c.known(instance)
 	switch {
 	case !ok || !i.HasMachine():
 		return Target{}, NotFound("i", instance)

@@ -93,7 +93,7 @@ func (c *Cloud) tagEdit(id string, change TagChange) (func() error, error) {
 	kind, _, _ := strings.Cut(id, "-")
 	onInstance := func(find func(*Instance) bool, tags func(*Instance) *Tags) (func() error, error) {
 		for _, i := range c.instances {
-			if !find(i) {
+			if _, ok := c.known(i.ID); !ok || !find(i) {
 				continue
 			}
 			now := change.apply(*tags(i))

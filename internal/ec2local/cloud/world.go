@@ -35,10 +35,12 @@ type VPC struct {
 	CIDR                             netip.Prefix
 }
 
-// Subnet is one of the subnets, one per zone.
+// Subnet is one of the subnets.
 type Subnet struct {
 	ID, Zone, ZoneID string
 	CIDR             netip.Prefix
+	// Default subnets, one in each zone, are those of launches that name none.
+	Default bool
 }
 
 // newWorld makes the world of a new account.
@@ -59,9 +61,9 @@ func (c *Cloud) newWorld() (World, error) {
 		Tags:           map[string]Tags{},
 		MetadataKey:    make([]byte, 32),
 	}
-	for i, cidr := range SubnetCIDRs(c.cfg.VPC, len(c.cfg.Zones)) {
+	for i, zone := range c.Zones() {
 		w.Subnets = append(w.Subnets, Subnet{
-			ID: id("subnet"), Zone: c.cfg.Zones[i], ZoneID: zoneID(c.cfg.Region, i), CIDR: cidr,
+			ID: id("subnet"), Zone: zone.Name, ZoneID: zone.ID, CIDR: sixteenth(c.cfg.VPC, i), Default: true,
 		})
 	}
 	internet := map[netip.Prefix]Target{netip.PrefixFrom(netip.IPv4Unspecified(), 0): {GatewayID: w.InternetGatewayID}}
@@ -80,6 +82,18 @@ func (c *Cloud) newWorld() (World, error) {
 	return w, failed
 }
 
+// Zone is an availability zone.
+type Zone struct{ Name, ID string }
+
+// Zones are the region's availability zones.
+func (c *Cloud) Zones() []Zone {
+	var out []Zone
+	for i, name := range c.cfg.Zones {
+		out = append(out, Zone{Name: name, ID: zoneID(c.cfg.Region, i)})
+	}
+	return out
+}
+
 // zoneID is a zone's ID as EC2 forms it: us-west-2 has usw2-az1 and so on.
 func zoneID(region string, i int) string {
 	parts := strings.Split(region, "-")
@@ -88,15 +102,6 @@ func zoneID(region string, i int) string {
 		short += p[:min(1, len(p))]
 	}
 	return fmt.Sprintf("%s-az%d", short, i+1)
-}
-
-// SubnetCIDRs are the ranges of the subnets that a VPC with this many zones has, in the zones' order.
-func SubnetCIDRs(vpc netip.Prefix, zones int) []netip.Prefix {
-	var out []netip.Prefix
-	for i := range zones {
-		out = append(out, sixteenth(vpc, i))
-	}
-	return out
 }
 
 // sixteenth is the i-th of the 16 equal parts of an IPv4 range.
@@ -143,23 +148,6 @@ func (c *Cloud) changeWorld(change func(*World)) error {
 	c.world = next
 	c.networkChanged()
 	return nil
-}
-
-// Subnet returns a subnet by its ID; the zero Subnet if there is none.
-func (c *Cloud) Subnet(id string) Subnet {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.subnet(id)
-}
-
-// subnet does the same while c.mu is held.
-func (c *Cloud) subnet(id string) Subnet {
-	for _, s := range c.world.Subnets {
-		if s.ID == id {
-			return s
-		}
-	}
-	return Subnet{}
 }
 
 // dropTags forgets the tags of a resource that is gone.

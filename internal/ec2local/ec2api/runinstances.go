@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
@@ -45,12 +46,9 @@ type runInstancesRequest struct {
 		AvailabilityZone string
 		Tenancy          string
 	}
-	BlockDevices []requestBlockDevice `query:"BlockDeviceMapping"`
-	Interfaces   []requestInterface   `query:"NetworkInterface"`
-	Profile      struct {
-		ARN  string `query:"Arn"`
-		Name string
-	} `query:"IamInstanceProfile"`
+	BlockDevices        []requestBlockDevice `query:"BlockDeviceMapping"`
+	Interfaces          []requestInterface   `query:"NetworkInterface"`
+	Profile             requestProfile       `query:"IamInstanceProfile"`
 	CreditSpecification struct {
 		CPUCredits string `query:"CpuCredits"`
 	}
@@ -120,15 +118,9 @@ func (in *runInstancesRequest) launch(account string) (cloud.Launch, error) {
 			return l, err
 		}
 	}
-	l.ProfileARN = in.Profile.ARN
-	if in.Profile.Name != "" {
-		if in.Profile.ARN != "" {
-			return l, query.Errorf("InvalidParameterCombination",
-				"The parameters 'iamInstanceProfile.name' and 'iamInstanceProfile.arn' may not be used in combination")
-		}
-		l.ProfileARN = "arn:aws:iam::" + account + ":instance-profile/" + in.Profile.Name
-	}
-	return l, nil
+	var err error
+	l.ProfileARN, err = in.Profile.arn(account)
+	return l, err
 }
 
 func (in *runInstancesRequest) checkScalars(*cloud.Launch) error {
@@ -141,12 +133,10 @@ func (in *runInstancesRequest) checkScalars(*cloud.Launch) error {
 	case in.Placement.Tenancy != "" && in.Placement.Tenancy != "default":
 		return query.Errorf("Unsupported", "Only the tenancy 'default' is supported")
 	}
-	switch in.CreditSpecification.CPUCredits {
-	case "", "standard", "unlimited":
-		return nil
+	if credits := in.CreditSpecification.CPUCredits; credits != "" {
+		return checkCredits(credits)
 	}
-	return query.Errorf("InvalidParameterValue", "Value (%s) for parameter CpuCredits is invalid. It must be standard "+
-		"or unlimited", in.CreditSpecification.CPUCredits)
+	return nil
 }
 
 func (in *runInstancesRequest) userData(l *cloud.Launch) error {
@@ -215,6 +205,11 @@ func (in *runInstancesRequest) market(l *cloud.Launch) error {
 		return query.Errorf("Unsupported", "Only one-time spot requests are supported")
 	case o.Spot.InterruptionBehaviour != "" && o.Spot.InterruptionBehaviour != "terminate":
 		return query.Errorf("Unsupported", "Interrupted spot instances can only be terminated")
+	}
+	if o.Spot.MaxPrice != "" {
+		if usd, err := strconv.ParseFloat(o.Spot.MaxPrice, 64); err != nil || usd <= 0 {
+			return query.Errorf("InvalidParameterValue", "Invalid value '%s' for MaxPrice.", o.Spot.MaxPrice)
+		}
 	}
 	l.Spot = &cloud.Spot{MaxPrice: o.Spot.MaxPrice, InterruptionBehaviour: "terminate"}
 	return nil

@@ -22,6 +22,17 @@ func (in *terminateInstancesRequest) touches(a *API) []touched { return a.existi
 func (in *stopInstancesRequest) touches(a *API) []touched      { return a.existing(in.InstanceIDs...) }
 func (in *startInstancesRequest) touches(a *API) []touched     { return a.existing(in.InstanceIDs...) }
 
+func (in *associateProfileRequest) touches(a *API) []touched { return a.existing(in.InstanceID) }
+func (in *modifyVolumeRequest) touches(a *API) []touched     { return a.existing(in.VolumeID) }
+
+func (in *modifyCreditsRequest) touches(a *API) []touched {
+	var ids []string
+	for _, s := range in.Specifications {
+		ids = append(ids, s.InstanceID)
+	}
+	return a.existing(ids...)
+}
+
 func (in *modifyInstanceAttributeRequest) touches(a *API) []touched {
 	all := a.existing(append([]string{in.InstanceID}, in.Groups...)...)
 	attribute := in.Attribute
@@ -93,7 +104,7 @@ func tagsOf(specs []tagSpecification, kind string) cloud.Tags {
 func (a *API) touchedBy(l cloud.Launch) []touched {
 	world := a.cloud.World()
 	if l.SubnetID == "" {
-		inZone := func(s cloud.Subnet) bool { return l.Zone == "" || s.Zone == l.Zone }
+		inZone := func(s cloud.Subnet) bool { return s.Default && (l.Zone == "" || s.Zone == l.Zone) }
 		if n := slices.IndexFunc(world.Subnets, inZone); n >= 0 {
 			l.SubnetID = world.Subnets[n].ID
 		}

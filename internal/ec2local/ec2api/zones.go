@@ -31,12 +31,12 @@ type zone struct {
 }
 
 func (a *API) describeAvailabilityZones(in *describeAvailabilityZonesRequest) (*describeAvailabilityZonesAnswer, error) {
-	type sn = cloud.Subnet // there is one in each zone
-	name, id := func(s sn) string { return s.Zone }, func(s sn) string { return s.ZoneID }
-	zones := a.cloud.World().Subnets
+	type az = cloud.Zone
+	name, id := func(z az) string { return z.Name }, func(z az) string { return z.ID }
+	zones := a.cloud.Zones()
 	for _, by := range []struct {
 		wanted []string
-		of     func(sn) string
+		of     func(az) string
 	}{{in.Names, name}, {in.IDs, id}} {
 		var missing string
 		if zones, missing = named(zones, by.wanted, by.of); missing != "" {
@@ -44,23 +44,23 @@ func (a *API) describeAvailabilityZones(in *describeAvailabilityZonesRequest) (*
 		}
 	}
 	region := a.cloud.Region()
-	zones, err := selectBy(zones, in.Filters, fields[sn]{
-		"group-name":    constant[sn](region),
-		"message":       constant[sn](),
-		"opt-in-status": constant[sn]("opt-in-not-required"),
-		"region-name":   constant[sn](region),
-		"state":         constant[sn]("available"),
+	zones, err := selectBy(zones, in.Filters, fields[az]{
+		"group-name":    constant[az](region),
+		"message":       constant[az](),
+		"opt-in-status": constant[az]("opt-in-not-required"),
+		"region-name":   constant[az](region),
+		"state":         constant[az]("available"),
 		"zone-id":       one(id),
 		"zone-name":     one(name),
-		"zone-type":     constant[sn]("availability-zone"),
+		"zone-type":     constant[az]("availability-zone"),
 	}, nil)
 	if err != nil {
 		return nil, err
 	}
 	var answer describeAvailabilityZonesAnswer
-	for _, s := range zones {
+	for _, z := range zones {
 		answer.Zones.Items = append(answer.Zones.Items, zone{
-			OptInStatus: "opt-in-not-required", ID: s.ZoneID, Name: s.Zone, Region: region, State: "available",
+			OptInStatus: "opt-in-not-required", ID: z.ID, Name: z.Name, Region: region, State: "available",
 			Group: region, NetworkBorderGroup: region, Type: "availability-zone",
 		})
 	}
@@ -68,7 +68,7 @@ func (a *API) describeAvailabilityZones(in *describeAvailabilityZonesRequest) (*
 }
 
 // named returns the zones that are wanted, all if none is, or one that is wanted but does not exist.
-func named(zones []cloud.Subnet, wanted []string, of func(cloud.Subnet) string) (found []cloud.Subnet, missing string) {
+func named(zones []cloud.Zone, wanted []string, of func(cloud.Zone) string) (found []cloud.Zone, missing string) {
 	if len(wanted) == 0 {
 		return zones, ""
 	}
