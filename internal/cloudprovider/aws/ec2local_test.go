@@ -117,7 +117,23 @@ func (e *endpoint) serve(server http.Handler, w http.ResponseWriter, r *http.Req
 // fault makes the next launch fail with one of EC2's codes.
 func (e *endpoint) fault(t *testing.T, rules string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, e.url+"/_ec2local/faults", strings.NewReader(rules))
+	e.admin(t, http.MethodPut, "faults", rules)
+}
+
+// image is the ID of the newest image of a cell.
+func (e *endpoint) image(t *testing.T) string {
+	t.Helper()
+	img, err := e.provider(t, "image").imgs.get(t.Context(), "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img.id
+}
+
+// admin calls ec2local's own API.
+func (e *endpoint) admin(t *testing.T, method, path, body string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, e.url+"/_ec2local/"+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +143,7 @@ func (e *endpoint) fault(t *testing.T, rules string) {
 	}
 	_ = answer.Body.Close()
 	if answer.StatusCode != http.StatusNoContent {
-		t.Fatalf("faults: %s", answer.Status)
+		t.Fatalf("%s %s: %s", method, path, answer.Status)
 	}
 }
 

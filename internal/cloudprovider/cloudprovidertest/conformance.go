@@ -90,7 +90,8 @@ func (e *Environment) create(t *testing.T, req cloudprovider.LaunchRequest) *clo
 // eventually repeats a check until it holds.
 func (e *Environment) eventually(t *testing.T, what string, check func() bool) {
 	t.Helper()
-	const step = 50 * time.Millisecond
+	// A cloud that needs long is asked less often: it counts requests.
+	step := max(50*time.Millisecond, e.Patience/200)
 	for waited := time.Duration(0); !check(); waited += step {
 		if waited > e.Patience {
 			t.Fatalf("%s: not after %s", what, e.Patience)
