@@ -77,8 +77,27 @@ func TestServe(t *testing.T) {
 		}
 	}
 
+	vpc := []types.IpPermission{{IpProtocol: aws.String("tcp"), FromPort: aws.Int32(22), ToPort: aws.Int32(22),
+		IpRanges: []types.IpRange{{CidrIp: aws.String(testVPC)}}}}
+	i := p.instance(t, ids[1])
+	group := i.SecurityGroups[0].GroupId
+	if letsIn(*i.PrivateIpAddress) {
+		t.Error("the default group lets in what is not in it")
+	}
+	if _, err := p.AuthorizeSecurityGroupIngress(ctx, &ec2.AuthorizeSecurityGroupIngressInput{GroupId: group, IpPermissions: vpc}); err != nil {
+		t.Fatal(err)
+	}
+	p.await(t, "the new rule to let in", func() bool { return letsIn(*i.PrivateIpAddress) })
+
 	p.kill(t)
+	if !letsIn(*i.PrivateIpAddress) {
+		t.Error("without ec2local the rule is not in force")
+	}
 	p.serve(t)
+	if _, err := p.RevokeSecurityGroupIngress(ctx, &ec2.RevokeSecurityGroupIngressInput{GroupId: group, IpPermissions: vpc}); err != nil {
+		t.Fatal(err)
+	}
+	p.await(t, "nothing to be let in without the rule", func() bool { return !letsIn(*i.PrivateIpAddress) })
 	for _, id := range ids {
 		if got := p.stateOf(t, id); got != types.InstanceStateNameRunning {
 			t.Errorf("after ec2local was killed %s is %s", id, got)
@@ -87,11 +106,7 @@ func TestServe(t *testing.T) {
 	if _, err := p.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{ids[1]}}); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); p.stateOf(t, ids[1]) != types.InstanceStateNameTerminated; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is still %s", ids[1], p.stateOf(t, ids[1]))
-		}
-	}
+	p.await(t, ids[1]+" to be terminated", func() bool { return p.stateOf(t, ids[1]) == types.InstanceStateNameTerminated })
 	p.kill(t)
 	p.destroy(t)
 	if diff := cmp.Diff(before, traces(t)); diff != "" {
@@ -249,11 +264,36 @@ func (p *program) console(t *testing.T, id string) []string {
 
 func (p *program) stateOf(t *testing.T, id string) types.InstanceStateName {
 	t.Helper()
+	return p.instance(t, id).State.Name
+}
+
+func (p *program) instance(t *testing.T, id string) types.Instance {
+	t.Helper()
 	out, err := p.DescribeInstances(t.Context(), &ec2.DescribeInstancesInput{InstanceIds: []string{id}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out.Reservations[0].Instances[0].State.Name
+	return out.Reservations[0].Instances[0]
+}
+
+// await looks until something has come about.
+func (p *program) await(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !done(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+// letsIn tells whether a machine is reached by the host, at a port where nobody listens: it refuses what its security
+// groups let in, and does not answer to the rest.
+func letsIn(address string) bool {
+	conn, err := net.DialTimeout("tcp4", net.JoinHostPort(address, "22"), 500*time.Millisecond)
+	if err == nil {
+		_ = conn.Close()
+	}
+	return err == nil || errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // traces are the things on this machine that carry the test cluster's name.

@@ -102,11 +102,21 @@ func (n *Network) route(nic machine.NIC, port netlink.Link, mac net.HardwareAddr
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.policy == nil {
+	if n.policy == nil || !leadsTo(n.policy.Tables, nic.Device) {
 		return nil
 	}
-	// Routes to the machine were waiting for it.
-	return n.setRoutes(*n.policy)
+	return n.setRoutes(*n.policy) // which were waiting for the machine
+}
+
+func leadsTo(tables []machine.RouteTable, device string) bool {
+	for _, t := range tables {
+		for _, d := range t.Routes {
+			if d == device {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func addresses(nic machine.NIC) []netip.Addr {
