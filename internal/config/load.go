@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/json"
@@ -42,13 +43,25 @@ func Parse(data []byte) (*Config, error) {
 		return nil, err
 	}
 	for i, err := range unknown {
-		unknown[i] = fmt.Errorf("%w: remove the key or correct its name (docs/configuration.md lists all keys)", err)
+		advice := "remove the key or correct its name (docs/configuration.md lists all keys)"
+		for key, why := range gone {
+			if strings.Contains(err.Error(), `"`+key+`"`) {
+				advice = why + ": remove the key"
+			}
+		}
+		unknown[i] = fmt.Errorf("%w: %s", err, advice)
 	}
 	if len(unknown) > 0 {
 		return nil, errors.Join(unknown...)
 	}
 	c.setDefaults()
 	return c, c.validate()
+}
+
+// gone are keys of Kip 1 that have nothing to say any more, with the reason.
+var gone = map[string]string{
+	"cells.cellConfig":             "it configured Kip 1's image cache, which this version does not have",
+	"cells.useCloudParameterStore": "it kept the private keys of Kip 1's cells out of user data, and now there are none in it",
 }
 
 func (c *Config) setDefaults() {
