@@ -272,7 +272,7 @@ func (b *boot) identify(t *testing.T, mirrors ...userdata.Mirror) {
 		Node:            userdata.Node{Name: nodeName, ClusterDNS: []string{"10.223.255.1"}, ClusterDomain: "cluster.local"},
 		RegistryMirrors: mirrors,
 		SandboxImage:    podImage,
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,6 +94,10 @@ type Cells struct {
 	// ExtraSecurityGroups are IDs of groups that every cell gets.
 	ExtraSecurityGroups []string `json:"extraSecurityGroups,omitempty"`
 
+	// CloudInitFile is a file of user data for cloud-init, which every cell gets
+	// beside Kip's own.
+	CloudInitFile string `json:"cloudInitFile,omitempty"`
+
 	// Nametag is the value of the tag KipNametag and the start of instance names.
 	Nametag string `json:"nametag,omitempty"`
 

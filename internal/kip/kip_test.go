@@ -2,8 +2,11 @@ package kip
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -114,7 +117,7 @@ func TestUserData(t *testing.T) {
 	cfg.Kubelet.ClusterDNS, cfg.Kubelet.ClusterDomain = []string{"10.96.0.10"}, "cluster.local"
 	cfg.Cells.SandboxImage = "registry.k8s.io/pause:3.10"
 	cfg.Cells.RegistryMirrors = []config.RegistryMirror{{Hosts: []string{"_default"}, Endpoint: "http://10.0.0.1:5000"}}
-	encode := userData(cfg, Options{NodeName: "kip-provider-0"}, ca)
+	encode := mustUserData(t, cfg, ca)
 	cell := &v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: "web-0123456789", UID: "uid-1"}}
 	cell.Spec.Instance.Routes = []string{"10.20.0.0/16"}
 	data, err := encode(cell)
@@ -126,7 +129,7 @@ func TestUserData(t *testing.T) {
 	// and whatever became of the Cell meanwhile.
 	later := cell.DeepCopy()
 	later.ResourceVersion, later.Status.Phase = "9", v1beta1.CellLaunching
-	if again, err := userData(cfg, Options{NodeName: "kip-provider-0"}, ca)(later); err != nil || !bytes.Equal(data, again) {
+	if again, err := mustUserData(t, cfg, ca)(later); err != nil || !bytes.Equal(data, again) {
 		t.Errorf("not the same bytes: %v", err)
 	}
 
@@ -156,6 +159,62 @@ func TestUserData(t *testing.T) {
 	other.UID = "uid-2"
 	if theirs, err := encode(other); err != nil || bytes.Equal(data, theirs) {
 		t.Errorf("another Cell of the same name has the same token: %v", err)
+	}
+}
+
+func mustUserData(t *testing.T, cfg *config.Config, ca *pki.Authority) func(*v1beta1.Cell) ([]byte, error) {
+	t.Helper()
+	encode, err := userData(cfg, Options{NodeName: "kip-provider-0"}, ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encode
+}
+
+func TestCloudInitFile(t *testing.T) {
+	ca := newCA(t)
+	random := make([]byte, 2*userdata.MaxBytes)
+	_, _ = rand.Read(random)
+	for name, tc := range map[string]struct {
+		reason, content string
+		want            []string // in the error; none means it works
+	}{
+		"config":    {reason: "the ordinary case", content: "#cloud-config\nhostname: a\n"},
+		"missing":   {reason: "a wrong path is told at the start", want: []string{"cells.cloudInitFile", "no such file"}},
+		"no header": {reason: "cloud-init would ignore it", content: "hostname: a\n", want: []string{"cells.cloudInitFile", "cloud.yaml", "#cloud-config"}},
+		"too large": {
+			reason: "no cell could be launched", content: "#!/bin/sh\n# " + hex.EncodeToString(random) + "\n",
+			want: []string{"cells.cloudInitFile", "cloud.yaml", fmt.Sprint(4*userdata.MaxBytes + 13), "too large"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := &config.Config{}
+			cfg.Cells.CloudInitFile = filepath.Join(t.TempDir(), "cloud.yaml")
+			if tc.content != "" {
+				if err := os.WriteFile(cfg.Cells.CloudInitFile, []byte(tc.content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			encode, err := userData(cfg, Options{NodeName: "kip-provider-0"}, ca)
+			for _, w := range tc.want {
+				if err == nil || !strings.Contains(err.Error(), w) {
+					t.Errorf("%s: error %v, want %q in it", tc.reason, err, w)
+				}
+			}
+			if len(tc.want) > 0 {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := encode(&v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: "web"}})
+			if err != nil || !bytes.Contains(data, []byte(tc.content)) {
+				t.Fatalf("%s: %q, %v", tc.reason, data, err)
+			}
+			if doc, err := userdata.Decode(data); err != nil || doc.Cell != "web" {
+				t.Errorf("%s: the agent reads %+v, %v", tc.reason, doc, err)
+			}
+		})
 	}
 }
 

@@ -246,11 +246,15 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 	if err := mgr.Add(manager.RunnableFunc(warm)); err != nil {
 		return err
 	}
+	data, err := userData(cfg, o, ca)
+	if err != nil {
+		return err
+	}
 	cells, err := lifecycle.New(lifecycle.Config{
 		Client: mgr.GetClient(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
 		Offerings:   region.Offerings,
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: cfg.Cells.VolumeGiB()},
-		UserData:    userData(cfg, o, ca),
+		UserData:    data,
 		Clock:       clock.RealClock{},
 		Events:      eventRecorder(mgr),
 		Metrics:     metrics.Registry,

@@ -1,8 +1,13 @@
 package kip
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/config"
@@ -16,9 +21,40 @@ import (
 // line, and a kubelet shows no rotated files.
 const maxContainerLogMiB = 100
 
+// longestCellName is what user data must have room for.
+const longestCellName = 63
+
 // userData makes what a cell's instance is launched with. It is a function of
-// the Cell alone, so that a repeated launch is the same request.
-func userData(cfg *config.Config, o Options, ca *pki.Authority) func(*v1beta1.Cell) ([]byte, error) {
+// the Cell alone, so that a repeated launch is the same request. A
+// configuration with which no cell could be launched is refused at once.
+func userData(cfg *config.Config, o Options, ca *pki.Authority) (func(*v1beta1.Cell) ([]byte, error), error) {
+	extra, err := cloudInit(cfg.Cells.CloudInitFile)
+	if err != nil {
+		return nil, fmt.Errorf("cells.cloudInitFile: %w", err)
+	}
+	encode := encoder(cfg, o, ca, extra)
+	_, err = encode(&v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("a", longestCellName)}})
+	return encode, err
+}
+
+// cloudInit reads the file, nil if none is configured. It is read once: cells
+// that are launched twice must have the same user data.
+func cloudInit(file string) (*userdata.CloudInit, error) {
+	if file == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	extra, err := userdata.ParseCloudInit(content)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return extra, nil
+}
+
+func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra *userdata.CloudInit) func(*v1beta1.Cell) ([]byte, error) {
 	var mirrors []userdata.Mirror
 	for _, m := range cfg.Cells.RegistryMirrors {
 		mirrors = append(mirrors, userdata.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
@@ -32,7 +68,7 @@ func userData(cfg *config.Config, o Options, ca *pki.Authority) func(*v1beta1.Ce
 			}
 			routes = append(routes, network)
 		}
-		return userdata.Encode(userdata.Document{
+		data, err := userdata.Encode(userdata.Document{
 			Cell:           cell.Name,
 			CACertificates: string(ca.CertificatePEM()),
 			EnrolmentToken: ca.EnrolmentToken(cell.UID),
@@ -45,6 +81,10 @@ func userData(cfg *config.Config, o Options, ca *pki.Authority) func(*v1beta1.Ce
 			RegistryMirrors: mirrors,
 			SandboxImage:    cfg.Cells.SandboxImage,
 			Routes:          routes,
-		})
+		}, extra)
+		if errors.Is(err, userdata.ErrTooLarge) && extra != nil {
+			return nil, fmt.Errorf("with the %d bytes of cells.cloudInitFile %s: %w", extra.Size(), cfg.Cells.CloudInitFile, err)
+		}
+		return data, err
 	}
 }

@@ -7,7 +7,9 @@
 // and one secret that is worth nothing soon: the enrolment token, which is dead
 // once the agent has enrolled.
 //
-// On the wire it is JSON, or gzipped JSON when plain JSON would not fit.
+// On the wire it is JSON. User data for cloud-init may go beside it; then both
+// are parts of a MIME message. What would not fit plain is gzipped as a whole,
+// which cloud-init unpacks as the agent does.
 package userdata
 
 import (
@@ -100,9 +102,9 @@ type Mirror struct {
 
 // Encode returns the document as it is handed to the cloud. It compresses only
 // a document that would not fit otherwise: plain user data is readable where it
-// is looked at, in the cloud's console. The error is ErrTooLarge, or says which
-// field is wrong.
-func Encode(d Document) ([]byte, error) {
+// is looked at, in the cloud's console. Extra goes beside it; nil if there is
+// nothing for cloud-init. The error is ErrTooLarge, or says which field is wrong.
+func Encode(d Document, extra *CloudInit) ([]byte, error) {
 	d.APIVersion = APIVersion
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("encoding user data: %w", err)
@@ -111,11 +113,16 @@ func Encode(d Document) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding user data: %w", err)
 	}
+	if extra != nil {
+		if plain, err = join(plain, extra); err != nil {
+			return nil, fmt.Errorf("encoding user data: %w", err)
+		}
+	}
 	if len(plain) <= MaxBytes {
 		return plain, nil
 	}
 	if len(plain) > maxPlainBytes {
-		return nil, fmt.Errorf("%w: %d bytes of JSON, at most %d", ErrTooLarge, len(plain), maxPlainBytes)
+		return nil, fmt.Errorf("%w: %d bytes, at most %d before compression", ErrTooLarge, len(plain), maxPlainBytes)
 	}
 	var packed bytes.Buffer
 	w, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
@@ -144,6 +151,12 @@ func Decode(data []byte) (Document, error) {
 	if isGzip(data) {
 		var err error
 		if plain, err = unpack(data); err != nil {
+			return Document{}, fmt.Errorf("reading user data: %w", err)
+		}
+	}
+	if isMessage(plain) {
+		var err error
+		if plain, err = documentIn(plain); err != nil {
 			return Document{}, fmt.Errorf("reading user data: %w", err)
 		}
 	}
@@ -179,7 +192,7 @@ func unpack(data []byte) ([]byte, error) {
 		return nil, fmt.Errorf("unpacking: %w", err)
 	}
 	if len(plain) > maxPlainBytes {
-		return nil, fmt.Errorf("unpacking: %w: more than %d bytes of JSON", ErrTooLarge, maxPlainBytes)
+		return nil, fmt.Errorf("unpacking: %w: more than %d bytes", ErrTooLarge, maxPlainBytes)
 	}
 	return plain, nil
 }

@@ -82,7 +82,7 @@ func TestEncodeDecode(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			data, err := Encode(tc.doc)
+			data, err := Encode(tc.doc, nil)
 			if err != nil {
 				t.Fatalf("%s\nEncode: %v", tc.reason, err)
 			}
@@ -156,7 +156,7 @@ func TestEncodeRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := document(t)
 			tc.change(&d)
-			_, err := Encode(d)
+			_, err := Encode(d, nil)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%s\ngot error %v, want one with %q", tc.reason, err, tc.want)
 			}
@@ -165,7 +165,7 @@ func TestEncodeRefuses(t *testing.T) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
-	good, err := Encode(document(t))
+	good, err := Encode(document(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,9 @@ func TestDecodeRefuses(t *testing.T) {
 		want   string
 	}{
 		"Empty":        {data: nil, want: "EOF"},
-		"NotJSON":      {data: []byte("#cloud-config\n"), want: "invalid character"},
+		"OtherParts":   {reason: "A message without Kip's part.", data: []byte("Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/plain\n\n{}\n--b--\n"), want: "no part"},
+		"NoParts":      {data: []byte("Content-Type: text/plain\n\n{}\n"), want: "text/plain"},
+		"NotJSON":      {data: []byte("#cloud-config\n"), want: "neither a document nor a MIME message"},
 		"OtherVersion": {reason: "An agent that does not know the version must not guess.", data: edit(APIVersion, "kip.elotl.co/v2"), want: `apiVersion is "kip.elotl.co/v2"`},
 		"UnknownField": {reason: "A setting must not be ignored.", data: edit(`"cell":`, `"sell":1,"cell":`), want: `unknown field "sell"`},
 		"Trailing":     {data: append(bytes.Clone(good), "{}"...), want: "something follows"},
@@ -205,17 +207,22 @@ func TestDecodeRefuses(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	d := document(f)
-	plain, err := Encode(d)
+	plain, err := Encode(d, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	d.SandboxImage = strings.Repeat("a", 2*MaxBytes)
-	packed, err := Encode(d)
+	packed, err := Encode(d, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(plain)
 	f.Add(packed)
+	message, err := Encode(document(f), &CloudInit{"text/cloud-config", []byte("#cloud-config\n")})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(message)
 	f.Add([]byte("{}"))
 	f.Add([]byte{0x1f, 0x8b})
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -223,7 +230,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := Encode(d)
+		again, err := Encode(d, nil)
 		if errors.Is(err, ErrTooLarge) {
 			return // escapes may make it longer
 		}
