@@ -188,6 +188,7 @@ const (
 	ReasonDenied               = "Denied"
 	ReasonInvalidConfiguration = "InvalidConfiguration"
 	ReasonCloudError           = "CloudError"
+	ReasonNotEntitled          = "NotEntitled"
 	ReasonBooting              = "Booting"
 	ReasonEnrolled             = "Enrolled"
 	ReasonEnrolmentRefused     = "EnrolmentRefused"

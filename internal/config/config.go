@@ -48,6 +48,18 @@ type AWS struct {
 
 	// InsecureTLSSkipVerify accepts any certificate of that endpoint.
 	InsecureTLSSkipVerify bool `json:"insecureTLSSkipVerify,omitempty"`
+
+	// Marketplace turns metering on.
+	Marketplace *Marketplace `json:"marketplace,omitempty"`
+}
+
+// Marketplace is a product of AWS Marketplace by which the use of Kip is paid.
+type Marketplace struct {
+	// ProductCode and PublicKeyVersion are the seller's.
+	ProductCode      string `json:"productCode"`
+	PublicKeyVersion int32  `json:"publicKeyVersion,omitempty"`
+	// Dimension is the product's unit, of which a cell-hour is one.
+	Dimension string `json:"dimension,omitempty"`
 }
 
 // Kubelet says what the virtual node looks like in the cluster.
@@ -145,6 +157,7 @@ const (
 	// does not boot.
 	defaultBootTimeout   = 5 * time.Minute
 	defaultClusterDomain = "cluster.local"
+	defaultDimension     = "CellHours"
 	// defaultLaunchType: a spot instance may be taken away, which a pod has to
 	// be made for.
 	defaultLaunchType = "on-demand"

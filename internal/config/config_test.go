@@ -27,6 +27,8 @@ func TestParse(t *testing.T) {
 		"architectures":  {"each once, and only two exist", minimal + "cells: {architectures: [arm64, arm, arm64]}\n", []string{`cells.architectures: "arm"`, `"arm64" is not possible`}},
 		"subnets":        {"a wrong subnet is found at start", "cloud: {aws: {region: r, subnetID: 'tag:Name'}}\n", []string{"cloud.aws.subnetID", "tag:KEY=VALUE"}},
 		"launch type":    {"there is no fourth", minimal + "cells: {defaultLaunchType: cheap}\n", []string{`cells.defaultLaunchType: "cheap"`, "spot-preferred"}},
+		"marketplace": {"a product has a code", "cloud: {aws: {region: r, subnetID: subnet-1, marketplace: {productCode: 'a b', publicKeyVersion: -1}}}\n",
+			[]string{`cloud.aws.marketplace.productCode: "a b"`, "cloud.aws.marketplace.publicKeyVersion"}},
 		"gone": {"who comes from Kip 1 is told why", minimal + "cells: {cellConfig: {imageCacheEndpoint: a}, useCloudParameterStore: true}\n",
 			[]string{`"cells.cellConfig": it configured Kip 1's image cache`, `"cells.useCloudParameterStore": it kept the private keys`}},
 		"all at once": {"every mistake is reported, not only the first",

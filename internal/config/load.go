@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -86,6 +87,12 @@ func (c *Config) setDefaults() {
 	if len(c.Cells.Architectures) == 0 {
 		c.Cells.Architectures = []string{instancetype.AMD64}
 	}
+	if a := c.Cloud.AWS; a != nil && a.Marketplace != nil {
+		text(&a.Marketplace.Dimension, defaultDimension)
+		if a.Marketplace.PublicKeyVersion == 0 {
+			a.Marketplace.PublicKeyVersion = 1
+		}
+	}
 	if c.Cells.BootTimeout.Duration == 0 {
 		c.Cells.BootTimeout.Duration = defaultBootTimeout
 	}
@@ -145,6 +152,9 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
+// productCode is what AWS Marketplace accepts as one.
+var productCode = regexp.MustCompile(`^[-a-zA-Z0-9/=:_.@]{1,255}$`)
+
 func (a *AWS) validate(bad func(key, format string, args ...any)) {
 	if a.Region == "" {
 		bad("cloud.aws.region", "is required, for example us-west-2")
@@ -157,6 +167,14 @@ func (a *AWS) validate(bad func(key, format string, args ...any)) {
 	}
 	if _, err := ParseSubnets(a.SubnetID); err != nil {
 		bad("cloud.aws.subnetID", "%v", err)
+	}
+	if m := a.Marketplace; m != nil {
+		if !productCode.MatchString(m.ProductCode) {
+			bad("cloud.aws.marketplace.productCode", "%q is not the code of a product", m.ProductCode)
+		}
+		if m.PublicKeyVersion < 1 {
+			bad("cloud.aws.marketplace.publicKeyVersion", "%d is less than 1", m.PublicKeyVersion)
+		}
 	}
 	if a.EndpointURL != "" {
 		if u, err := url.Parse(a.EndpointURL); err != nil || u.Host == "" {

@@ -158,7 +158,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err := connections.SetupWithManager(mgr); err != nil {
 		return err
 	}
-	if err := setUpCells(ctx, o, cfg, mgr, cloud, region, ca, log); err != nil {
+	if err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, ca, log); err != nil {
 		return err
 	}
 	auth, runAuth, err := kubeletapi.ClusterAuth(kube, o.NodeName)
@@ -234,7 +234,7 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *ins
 }
 
 // setUpCells makes the controllers that use the cloud.
-func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, cloud *aws.Provider,
+func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, kube kubernetes.Interface, cloud *aws.Provider,
 	region *instancetype.Region, ca *pki.Authority, log *slog.Logger,
 ) error {
 	warm := func(ctx context.Context) error {
@@ -250,11 +250,17 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 	if err != nil {
 		return err
 	}
+	use, err := meter(ctx, o, cfg, mgr, kube, log)
+	if err != nil {
+		return err
+	}
 	cells, err := lifecycle.New(lifecycle.Config{
 		Client: mgr.GetClient(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
 		Offerings:   region.Offerings,
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: cfg.Cells.VolumeGiB()},
 		UserData:    data,
+		MayLaunch:   use.mayLaunch,
+		Ended:       use.ended,
 		Clock:       clock.RealClock{},
 		Events:      eventRecorder(mgr),
 		Metrics:     metrics.Registry,

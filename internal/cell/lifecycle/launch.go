@@ -49,6 +49,9 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 	a := &attempt{userData: userData, barred: map[v1beta1.CapacityType]bool{}, full: map[string]int{}}
 	for range offeringsPerReconcile {
 		if s.cell.Status.Phase != v1beta1.CellLaunching {
+			if result, stop := r.stopped(s); stop {
+				return result, nil
+			}
 			chosen, wait := r.choose(ctx, s, a)
 			if chosen == nil {
 				return wait, nil
@@ -62,6 +65,20 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 		}
 	}
 	return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
+}
+
+// stopped leaves the Cell Pending while nothing may be launched. An intent that
+// may have led to an instance is not concerned.
+func (r *Reconciler) stopped(s *scope) (reconcile.Result, bool) {
+	if r.cfg.MayLaunch == nil {
+		return reconcile.Result{}, false
+	}
+	err := r.cfg.MayLaunch()
+	if err == nil {
+		return reconcile.Result{}, false
+	}
+	r.pending(s, v1beta1.ReasonNotEntitled, "the marketplace does not allow Kip to launch: "+err.Error())
+	return reconcile.Result{RequeueAfter: entitlementRecheck}, true
 }
 
 // choose returns the offering to try next. If there is none it leaves the Cell

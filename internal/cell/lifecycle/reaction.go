@@ -24,6 +24,8 @@ const (
 	// catalogueRecheck: subnets of another zone may have been added. A change
 	// of the Cell's own wishes is seen at once.
 	catalogueRecheck = 30 * time.Second
+	// entitlementRecheck: the marketplace is asked again by whoever asks it.
+	entitlementRecheck = 30 * time.Second
 )
 
 // backoff is the wait before the same thing is tried again: base, doubled with

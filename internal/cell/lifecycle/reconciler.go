@@ -48,6 +48,14 @@ type Config struct {
 	// same bytes for the same Cell: a launch may have to be repeated.
 	UserData func(*v1beta1.Cell) ([]byte, error)
 
+	// MayLaunch returns why nothing may be launched, nil if something may; nil
+	// means always. It answers from memory.
+	MayLaunch func() error
+	// Ended counts the use of an enrolled Cell that is about to go, however
+	// often it is called. The Cell goes when it returned nil; nil means that
+	// nobody counts.
+	Ended func(context.Context, *v1beta1.Cell) error
+
 	// BootTimeout is DefaultBootTimeout if 0.
 	BootTimeout time.Duration
 
@@ -79,7 +87,7 @@ func New(cfg Config) (*Reconciler, error) {
 	switch {
 	case cfg.Client == nil, cfg.Cloud == nil, cfg.Offerings == nil, cfg.UserData == nil,
 		cfg.Clock == nil, cfg.Events == nil, cfg.Metrics == nil, cfg.Logger == nil:
-		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Options and Routes must be set")
+		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Ended, MayLaunch, Options and Routes must be set")
 	case cfg.NodeName == "":
 		return nil, errors.New("lifecycle: node name is empty")
 	}

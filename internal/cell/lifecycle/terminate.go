@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +44,11 @@ func (r *Reconciler) terminate(ctx context.Context, s *scope) (reconcile.Result,
 		return r.delay(s, reactionTo(err).backoff), nil
 	}
 	s.mem.failures = 0
+	if rest == 0 && s.cell.Status.Enrolment != nil && r.cfg.Ended != nil {
+		if err := r.cfg.Ended(ctx, s.cell); err != nil {
+			return reconcile.Result{}, fmt.Errorf("counting the use of cell %s: %w", s.cell.Name, err)
+		}
+	}
 	if rest == 0 {
 		s.log.Info("instance is gone, the cell goes", "instance", s.cell.Status.InstanceID)
 		return reconcile.Result{}, r.removeFinalizer(ctx, s)

@@ -121,26 +121,9 @@ type api interface {
 // New prepares a provider. It calls no EC2 API, so it fails only for a
 // configuration that cannot be right.
 func New(ctx context.Context, cfg Config) (*Provider, error) {
-	if cfg.Region == "" {
-		return nil, errors.New("aws: region is empty")
-	}
-	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
-		return nil, errors.New("aws: accessKeyID and secretAccessKey must be given together")
-	}
-	httpClient := awshttp.NewBuildableClient().WithTimeout(attemptTimeout)
-	opts := []func(*awsconfig.LoadOptions) error{
-		awsconfig.WithRegion(cfg.Region),
-		awsconfig.WithHTTPClient(httpClient),
-		awsconfig.WithRetryer(newReadRetryer),
-		awsconfig.WithAppID("kip"),
-	}
-	if cfg.AccessKeyID != "" {
-		opts = append(opts, awsconfig.WithCredentialsProvider(
-			credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, "")))
-	}
-	sdk, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	sdk, httpClient, err := loadSDK(ctx, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("aws: loading the SDK's configuration: %w", err)
+		return nil, err
 	}
 	client := ec2.NewFromConfig(sdk, func(o *ec2.Options) {
 		if cfg.EndpointURL != "" {
@@ -158,6 +141,32 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 		})
 	})
 	return newProvider(cfg, client, ecr.NewFromConfig(sdk))
+}
+
+// loadSDK is what the clients of all services have in common.
+func loadSDK(ctx context.Context, cfg Config) (aws.Config, *awshttp.BuildableClient, error) {
+	if cfg.Region == "" {
+		return aws.Config{}, nil, errors.New("aws: region is empty")
+	}
+	if (cfg.AccessKeyID == "") != (cfg.SecretAccessKey == "") {
+		return aws.Config{}, nil, errors.New("aws: accessKeyID and secretAccessKey must be given together")
+	}
+	httpClient := awshttp.NewBuildableClient().WithTimeout(attemptTimeout)
+	opts := []func(*awsconfig.LoadOptions) error{
+		awsconfig.WithRegion(cfg.Region),
+		awsconfig.WithHTTPClient(httpClient),
+		awsconfig.WithRetryer(newReadRetryer),
+		awsconfig.WithAppID("kip"),
+	}
+	if cfg.AccessKeyID != "" {
+		opts = append(opts, awsconfig.WithCredentialsProvider(
+			credentials.NewStaticCredentialsProvider(cfg.AccessKeyID, cfg.SecretAccessKey, "")))
+	}
+	sdk, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	if err != nil {
+		return aws.Config{}, nil, fmt.Errorf("aws: loading the SDK's configuration: %w", err)
+	}
+	return sdk, httpClient, nil
 }
 
 func newProvider(cfg Config, client api, registry registryAPI) (*Provider, error) {

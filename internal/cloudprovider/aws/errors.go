@@ -56,6 +56,7 @@ var kinds = map[string]cloudprovider.Kind{
 	"AuthFailure":                   cloudprovider.Denied,
 	"AccessDenied":                  cloudprovider.Denied,
 	"AccessDeniedException":         cloudprovider.Denied,
+	"CustomerNotEntitledException":  cloudprovider.Denied,
 	"Blocked":                       cloudprovider.Denied,
 	"OptInRequired":                 cloudprovider.Denied,
 	"OperationNotPermitted":         cloudprovider.Denied,
@@ -73,6 +74,7 @@ var kinds = map[string]cloudprovider.Kind{
 
 	"Unsupported":                   cloudprovider.Unsupported,
 	"UnsupportedOperation":          cloudprovider.Unsupported,
+	"PlatformNotSupportedException": cloudprovider.Unsupported,
 	"UnsupportedHostConfiguration":  cloudprovider.Unsupported,
 	"UnsupportedInstanceAttribute":  cloudprovider.Unsupported,
 	"PrivateIpAddressLimitExceeded": cloudprovider.Unsupported,
