@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -102,6 +104,7 @@ func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instanc
 		if len(opts.Zones) == 0 {
 			return nil, r.refused(s, a.refusal)
 		}
+		opts.Zones = spread(opts.Zones, s.cell.UID)
 	}
 	if lister, ok := r.cfg.Cloud.(cloudprovider.ArchitectureLister); ok && len(req.Architectures) > 1 {
 		have, err := lister.Architectures(ctx)
@@ -128,6 +131,16 @@ func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instanc
 		return &found.Offerings[0], reconcile.Result{}
 	}
 	return nil, r.nothingFits(s, a, found.Err())
+}
+
+// spread begins the zones at a place that differs from Cell to Cell and is the
+// same whenever one Cell is looked at: prices do not tell zones apart, and
+// replicas in one zone would all go with it.
+func spread(zones []string, uid types.UID) []string {
+	h := fnv.New32a()
+	fmt.Fprint(h, uid)
+	first := int(h.Sum32() % uint32(len(zones)))
+	return slices.Concat(zones[first:], zones[:first])
 }
 
 // intend writes down which offering is asked for next. From here on an

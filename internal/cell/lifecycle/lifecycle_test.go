@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -289,17 +290,17 @@ func TestSpotFallsBackOnlyWhenAllowed(t *testing.T) {
 		reason  string
 		accepts []v1beta1.CapacityType
 		soldOut func(v1beta1.LaunchStatus) bool
-		want    string // type, zone, capacity type; "" if it waits
+		want    v1beta1.CapacityType // "" if it waits
 	}{
 		"spot is left": {
 			"a shortage elsewhere is none here", either,
 			func(l v1beta1.LaunchStatus) bool { return l.CapacityType == v1beta1.Spot && l.Zone != "us-west-2c" },
-			"t3.nano us-west-2c spot",
+			v1beta1.Spot,
 		},
 		"no spot is left": {
 			"the pod accepts on-demand", either,
 			func(l v1beta1.LaunchStatus) bool { return l.CapacityType == v1beta1.Spot },
-			"t3.nano us-west-2a on-demand",
+			v1beta1.OnDemand,
 		},
 		"nothing is left": {
 			"it waits for either", either, func(v1beta1.LaunchStatus) bool { return true }, "",
@@ -325,8 +326,8 @@ func TestSpotFallsBackOnlyWhenAllowed(t *testing.T) {
 				return
 			}
 			l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch
-			if got := fmt.Sprintf("%s %s %s", l.InstanceType, l.Zone, l.CapacityType); got != tc.want {
-				t.Errorf("%s: launched %s, want %s", tc.reason, got, tc.want)
+			if l.CapacityType != tc.want {
+				t.Errorf("%s: launched %s, want %s", tc.reason, l.CapacityType, tc.want)
 			}
 			req := cell.Spec.Requirements
 			req.CapacityTypes = []v1beta1.CapacityType{l.CapacityType}
@@ -334,6 +335,37 @@ func TestSpotFallsBackOnlyWhenAllowed(t *testing.T) {
 				t.Errorf("the price shown is %s, the one paid %s", l.HourlyUSD, price)
 			}
 		})
+	}
+}
+
+func TestCellsSpreadOverZones(t *testing.T) {
+	w := newWorld(t)
+	var asked [][]string
+	w.kip.cfg.Offerings = func(req v1beta1.Requirements, opts instancetype.Options) instancetype.Result {
+		asked = append(asked, opts.Zones)
+		return w.choose(req, opts)
+	}
+	w.add()
+	w.must()
+	if len(asked) != 1 || len(asked[0]) != len(w.cloud.Zones) {
+		t.Fatalf("asked for offerings in %v, want all zones", asked)
+	}
+	first := map[string]int{}
+	for i := range 3000 {
+		uid := types.UID(fmt.Sprintf("0b5f9f5e-%04d-4c1e-9d5c-6f1f7a3e2b10", i))
+		zones := spread(w.cloud.Zones, uid)
+		if !slices.Equal(zones, spread(w.cloud.Zones, uid)) {
+			t.Fatalf("%s: another order at the second look", uid)
+		}
+		first[zones[0]]++
+		if slices.Sort(zones); !slices.Equal(zones, w.cloud.Zones) {
+			t.Fatalf("%s: zones %v, want each of them", uid, zones)
+		}
+	}
+	for _, zone := range w.cloud.Zones {
+		if n := first[zone]; n < 800 || n > 1200 {
+			t.Errorf("%d of 3000 cells begin with %s, want about a third", n, zone)
+		}
 	}
 }
 
