@@ -81,9 +81,14 @@ func (v values) patterns() (p []string, possible bool) {
 	return slices.Compact(p), len(p) > 0
 }
 
+// holds says whether the value is in the set.
+func (v values) holds(value string) bool {
+	return (v.allowed == nil || slices.Contains(v.allowed, value)) && !slices.Contains(v.excluded, value)
+}
+
 // nodeConstraints joins an *InvalidPodError for each label whose demands no
-// instance can meet.
-func nodeConstraints(pod *corev1.Pod) (constraints, error) {
+// instance can meet. The zone is the virtual node's, if it has one.
+func nodeConstraints(pod *corev1.Pod, zone string) (constraints, error) {
 	sets := map[string]values{}
 	for label, value := range pod.Spec.NodeSelector {
 		if key, ok := instanceLabels[label]; ok {
@@ -92,7 +97,7 @@ func nodeConstraints(pod *corev1.Pod) (constraints, error) {
 	}
 	var errs []error
 	if a := pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
-		fromTerms, err := termValues(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms)
+		fromTerms, err := termValues(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms, zone)
 		errs = append(errs, err)
 		for key, v := range fromTerms {
 			sets[key] = sets[key].intersect(v)
@@ -162,8 +167,10 @@ func (v values) String() string {
 //
 // Terms that all restrict one and the same label are joined exactly. A term
 // that restricts none of the labels lets everything through. Anything else is
-// decided for the first term: all terms would do, one has to be taken.
-func termValues(terms []corev1.NodeSelectorTerm) (map[string]values, error) {
+// decided for the first term: all terms would do, one has to be taken. Terms
+// that the virtual node's zone does not meet are not those by which the pod was
+// scheduled.
+func termValues(terms []corev1.NodeSelectorTerm, zone string) (map[string]values, error) {
 	var sets []map[string]values
 	for i := range terms {
 		s, err := expressionValues(terms[i].MatchExpressions)
@@ -177,6 +184,12 @@ func termValues(terms []corev1.NodeSelectorTerm) (map[string]values, error) {
 	}
 	if len(sets) == 0 {
 		return nil, nil
+	}
+	met := slices.DeleteFunc(slices.Clone(sets), func(s map[string]values) bool {
+		return zone != "" && !s[corev1.LabelTopologyZone].holds(zone)
+	})
+	if len(met) > 0 { // else the zone contradicts the pod, which is said elsewhere
+		sets = met
 	}
 	first := sets[0]
 	joined, ok := join(sets)

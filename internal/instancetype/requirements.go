@@ -73,7 +73,7 @@ func RequirementsForPod(pod *corev1.Pod) (v1beta1.Requirements, error) {
 func (d Defaults) Requirements(pod *corev1.Pod) (v1beta1.Requirements, error) {
 	requests := EffectiveRequests(pod)
 	a, annotationErr := parseAnnotations(pod.Annotations)
-	n, nodeErr := nodeConstraints(pod)
+	n, nodeErr := nodeConstraints(pod, d.Zone)
 	req := v1beta1.Requirements{
 		GPUModels:     a.gpuModels,
 		Architectures: n.architectures,
@@ -142,7 +142,7 @@ func (d Defaults) ForImages(req *v1beta1.Requirements, pod *corev1.Pod, images [
 		req.Architectures = both
 		return
 	}
-	if n, err := nodeConstraints(pod); err == nil && len(n.architectures) == 0 && len(req.Architectures) > 1 {
+	if n, err := nodeConstraints(pod, d.Zone); err == nil && len(n.architectures) == 0 && len(req.Architectures) > 1 {
 		req.Architectures = req.Architectures[:1]
 	}
 }

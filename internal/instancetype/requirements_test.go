@@ -231,6 +231,22 @@ spec:
   containers: [{name: a}]`,
 			want: summary{CPU: "50m", Memory: "128Mi", Zones: []string{"us-west-2b"}, Architectures: []string{"arm64", "amd64"}},
 		},
+		"terms elsewhere": {
+			reason:   "the scheduler went by the second term, which the virtual node meets",
+			defaults: Defaults{Zone: "us-west-2b"},
+			pod: `
+spec:
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms:
+        - matchExpressions:
+          - {key: topology.kubernetes.io/zone, operator: In, values: [us-west-2a]}
+          - {key: kubernetes.io/arch, operator: In, values: [arm64]}
+        - matchExpressions: [{key: topology.kubernetes.io/zone, operator: NotIn, values: [us-west-2c]}]
+  containers: [{name: a}]`,
+			want: summary{CPU: "50m", Memory: "128Mi", Zones: []string{"us-west-2b"}},
+		},
 		"a type in full": {
 			reason:   "who names one has chosen the architecture",
 			defaults: Defaults{Architectures: []string{"arm64", "amd64"}},

@@ -28,8 +28,9 @@ const cellsByPod = "spec.pod"
 // API server, or for the logs of pods that ended.
 const workers = 100
 
-// imagesRecheck is how often a pod asks whether a registry has answered.
-const imagesRecheck = 50 * time.Millisecond
+// imagesRecheck is how often a pod asks whether a registry has answered. Many
+// may ask about the same image.
+const imagesRecheck = 200 * time.Millisecond
 
 // SetupWithManager registers the reconciler. Call it once, before the manager
 // starts; its cache must hold no Pods but this node's.
