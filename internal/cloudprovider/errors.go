@@ -3,6 +3,7 @@ package cloudprovider
 import (
 	"errors"
 	"strings"
+	"time"
 )
 
 // Kind says what a failed call means for the caller. There is one kind per
@@ -19,6 +20,9 @@ const (
 	// QuotaExceeded: the account's own limit. Other offerings may count
 	// against another limit; only people can raise it.
 	QuotaExceeded Kind = "QuotaExceeded"
+	// VCPUQuotaExceeded: the account's limit on the vCPUs of this capacity type.
+	// Smaller instance types may still fit, and other capacity types.
+	VCPUQuotaExceeded Kind = "VCPUQuotaExceeded"
 	// Throttled: too many requests. The same request, later.
 	Throttled Kind = "Throttled"
 	// Denied: the credentials are missing, wrong or lack a right. Error.Action
@@ -48,7 +52,7 @@ const (
 // will not.
 func (k Kind) Definite() bool {
 	switch k {
-	case InsufficientCapacity, SubnetFull, QuotaExceeded, Throttled, Denied, Unsupported, InvalidConfiguration:
+	case InsufficientCapacity, SubnetFull, QuotaExceeded, VCPUQuotaExceeded, Throttled, Denied, Unsupported, InvalidConfiguration:
 		return true
 	}
 	return false
@@ -63,6 +67,8 @@ type Error struct {
 	// Code and Message are the cloud's own; Code is empty when no answer came.
 	Code    string
 	Message string
+	// RetryAfter is when the same request may come again, if that is known.
+	RetryAfter time.Duration
 	// Err is the cause, for errors.Is and errors.As; may be nil.
 	Err error
 }
@@ -106,6 +112,21 @@ func KindOf(err error) Kind {
 // ErrRouteTaken is the cause of an Error when a network is routed to something
 // else, which Kip leaves as it is.
 var ErrRouteTaken = errors.New("the network is routed to something else")
+
+// Held reports that the cloud was not asked, since the request would have come
+// too soon.
+func Held(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Kind == Throttled && e.Code == ""
+}
+
+// RetryAfter is when the same request may come again, 0 if that is not known.
+func RetryAfter(err error) time.Duration {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.RetryAfter
+	}
+	return 0
+}
 
 // IsNotFound reports that the cloud does not know the instance.
 func IsNotFound(err error) bool { return KindOf(err) == NotFound }

@@ -109,6 +109,18 @@ type ArchitectureLister interface {
 	Architectures(ctx context.Context) ([]string, error)
 }
 
+// Pacer is an optional ability of a Provider that launches no faster than the
+// cloud lets it.
+type Pacer interface {
+	// Turn returns nil when a Create for the cell would be made at once, and
+	// keeps that turn for it for half a minute. Otherwise the error is
+	// Throttled with RetryAfter; the cell keeps its place in the line if Turn or
+	// Create are called again about then. It may block for a second. Create
+	// waits by itself, so Turn is for who wants to decide what to launch only
+	// when it can be.
+	Turn(ctx context.Context, cell types.UID) error
+}
+
 // LaunchRequest is everything that an instance is made of. Two requests with
 // the same ClientToken are the same request.
 type LaunchRequest struct {

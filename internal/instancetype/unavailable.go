@@ -46,6 +46,13 @@ func (u *Unavailable) Mark(k Key, now time.Time) {
 	}
 }
 
+// Clear ends that an offering is avoided: the cloud had it again.
+func (u *Unavailable) Clear(k Key) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.until, k)
+}
+
 // Until says whether the offering is to be avoided at now, and until when.
 func (u *Unavailable) Until(k Key, now time.Time) (time.Time, bool) {
 	if u == nil {

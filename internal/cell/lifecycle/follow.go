@@ -226,7 +226,7 @@ func (r *Reconciler) afterLoss(ctx context.Context, s *scope) (reconcile.Result,
 	rest, err := r.endInstances(ctx, s)
 	if err != nil {
 		s.log.Warn("terminating lost instance failed", "err", err)
-		return r.delay(s, reactionTo(err).backoff), nil
+		return r.after(s, err), nil
 	}
 	if rest == 0 || s.cell.Status.InstanceID == "" {
 		return reconcile.Result{}, nil

@@ -35,6 +35,11 @@ type attempt struct {
 	barred  map[v1beta1.CapacityType]bool
 	full    map[string]int
 	refusal error // the last one
+	// below: of these capacity types only offerings with fewer vCPUs may fit
+	// the account's limit. vcpus are those of the offering being tried.
+	below  map[v1beta1.CapacityType]int32
+	vcpus  int32
+	probed bool // an offering was tried although it was refused lately
 }
 
 // launch brings a Cell without an instance to Booting, or to a state that says
@@ -48,7 +53,7 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 	if err != nil {
 		return r.refused(s, &cloudprovider.Error{Kind: cloudprovider.InvalidConfiguration, Err: fmt.Errorf("making user data: %w", err)}), nil
 	}
-	a := &attempt{userData: userData, barred: map[v1beta1.CapacityType]bool{}, full: map[string]int{}}
+	a := &attempt{userData: userData, barred: map[v1beta1.CapacityType]bool{}, full: map[string]int{}, below: map[v1beta1.CapacityType]int32{}}
 	for range offeringsPerReconcile {
 		if s.cell.Status.Phase != v1beta1.CellLaunching {
 			if result, stop := r.stopped(s); stop {
@@ -57,6 +62,11 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 			chosen, wait := r.choose(ctx, s, a)
 			if chosen == nil {
 				return wait, nil
+			}
+			if pacer, ok := r.cfg.Cloud.(cloudprovider.Pacer); ok {
+				if err := pacer.Turn(ctx, s.cell.UID); err != nil {
+					return r.refused(s, err), nil
+				}
 			}
 			if err := r.intend(ctx, s, chosen); err != nil {
 				return reconcile.Result{}, err
@@ -126,9 +136,23 @@ func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instanc
 			return nil, r.refused(s, a.refusal)
 		}
 	}
+	if len(a.below) > 0 {
+		opts.Limit = 0
+	}
 	found := r.cfg.Offerings(*req, opts)
-	if len(found.Offerings) > 0 {
-		return &found.Offerings[0], reconcile.Result{}
+	fitting := slices.DeleteFunc(found.Offerings, func(o instancetype.Offering) bool {
+		limit, limited := a.below[o.CapacityType]
+		return limited && o.VCPUs >= limit
+	})
+	switch {
+	case len(fitting) > 0:
+		a.vcpus = fitting[0].VCPUs
+		return &fitting[0], reconcile.Result{}
+	case found.Err() == nil:
+		return nil, r.refused(s, a.refusal)
+	}
+	if again := r.probe(*req, opts, a); again != nil {
+		return again, reconcile.Result{}
 	}
 	return nil, r.nothingFits(s, a, found.Err())
 }
@@ -175,6 +199,10 @@ func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bo
 		Launch: *launch, UserData: a.userData, VolumeGiB: s.cell.Spec.Requirements.VolumeGiB,
 		CPU: s.cell.Spec.Requirements.CPU, Instance: *s.cell.Spec.Instance.DeepCopy(),
 	})
+	if cloudprovider.Held(err) {
+		// Nothing was asked. The intent stands and waits for its turn.
+		return false, r.refusedKeeping(s, err), nil
+	}
 	took := r.cfg.Clock.Since(begin)
 	r.metrics.launched(err, took)
 	kind := cloudprovider.KindOf(err)
@@ -234,6 +262,7 @@ func (r *Reconciler) launchedAs(ctx context.Context, s *scope, i *cloudprovider.
 	addresses(s.cell, i)
 	s.condition(metav1.ConditionFalse, v1beta1.ReasonBooting, fmt.Sprintf("instance %s (%s) is booting", i.ID, i.InstanceType))
 	s.mem.failures, s.mem.tried, s.mem.told, s.mem.absentLook = 0, nil, "", 0
+	r.unavailable.Clear(offeringOf(status.Launch))
 	r.event(s, corev1.EventTypeNormal, "Launched", fmt.Sprintf("launched %s: %s", i.ID, describe(s.cell.Status.Launch)))
 	return r.write(ctx, s)
 }
@@ -266,9 +295,8 @@ func (r *Reconciler) nothingFits(s *scope, a *attempt, err error) reconcile.Resu
 		r.pending(s, v1beta1.ReasonNoInstanceTypeFits, err.Error())
 		return reconcile.Result{RequeueAfter: catalogueRecheck}
 	}
-	r.pending(s, v1beta1.ReasonInsufficientCapacity, soldOut(s.mem, noFit.RetryAt))
-	wait := noFit.RetryAt.Sub(s.now)
-	return reconcile.Result{RequeueAfter: min(max(wait, time.Second), capacityRecheck)}
+	r.pending(s, v1beta1.ReasonInsufficientCapacity, soldOut(s.mem))
+	return reconcile.Result{RequeueAfter: capacityRecheck}
 }
 
 // describe is an offering in a user's words.

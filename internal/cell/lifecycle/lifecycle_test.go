@@ -156,8 +156,8 @@ func TestSoldOutWaitsAndStartsByItself(t *testing.T) {
 	w.add()
 	result := w.must()
 	w.want(v1beta1.CellPending, v1beta1.ReasonInsufficientCapacity)
-	if m := w.message(); !strings.Contains(m, "t3.small (on-demand) in us-west-2a") || !strings.Contains(m, "next try at 03:07:05 UTC") {
-		t.Errorf("message %q must say what was tried and when it is tried again", m)
+	if m := w.message(); !strings.Contains(m, "t3.small (on-demand) in us-west-2a") || !strings.Contains(m, "tried again every 15s") {
+		t.Errorf("message %q must say what was tried and that it is tried again", m)
 	}
 	if result.RequeueAfter <= 0 || result.RequeueAfter > time.Minute {
 		t.Errorf("RequeueAfter = %s, want at most a minute", result.RequeueAfter)
@@ -166,15 +166,85 @@ func TestSoldOutWaitsAndStartsByItself(t *testing.T) {
 		t.Errorf("events %q, want one", got)
 	}
 	writes := w.writes
-	w.clock.Step(time.Minute)
+	w.clock.Step(capacityRecheck - time.Second)
 	w.must()
 	if w.writes != writes {
 		t.Error("looking again without news must not write")
 	}
 	soldOut = false
-	w.clock.Step(instancetype.UnavailableFor)
+	w.clock.Step(time.Second)
 	w.must()
 	w.want(v1beta1.CellBooting, v1beta1.ReasonBooting)
+}
+
+// TestProbes: what was refused is tried again soon if nothing else is left, and
+// by one Cell at a time. It stays avoided by Cells that have a choice.
+func TestProbes(t *testing.T) {
+	w := newWorld(t)
+	w.cloud.SoldOut = func(v1beta1.LaunchStatus) bool { return true }
+	w.offerings = w.offerings[6:] // t3.small in three zones
+	w.add()
+	w.must()
+	asked := w.cloud.Calls(cloudprovidertest.Create)
+	if asked != 3 {
+		t.Fatalf("%d launches, want one for each offering", asked)
+	}
+	for range 4 {
+		w.clock.Step(capacityRecheck)
+		for range 5 {
+			w.must()
+		}
+		if got := w.cloud.Calls(cloudprovidertest.Create) - asked; got != 3 && got != 1 {
+			t.Errorf("%d launches in a quarter of a minute, want each offering once at most", got)
+		}
+		asked = w.cloud.Calls(cloudprovidertest.Create)
+	}
+	w.want(v1beta1.CellPending, v1beta1.ReasonInsufficientCapacity)
+	key := w.offerings[0].Key()
+	if _, avoided := w.kip.unavailable.Until(key, w.clock.Now()); !avoided {
+		t.Error("a probe that was refused must not end that the offering is avoided")
+	}
+	w.cloud.SoldOut = nil
+	w.clock.Step(capacityRecheck)
+	w.must()
+	l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch
+	if _, avoided := w.kip.unavailable.Until(offeringOf(l), w.clock.Now()); avoided {
+		t.Error("the offering was had, and is still avoided")
+	}
+}
+
+// TestVCPUQuota: a smaller type may fit the account's limit, and nothing else
+// of that capacity type may.
+func TestVCPUQuota(t *testing.T) {
+	for name, tc := range map[string]struct {
+		vcpus  []int32 // of t3.nano, t3.micro, t3.small
+		want   string
+		reason string
+	}{
+		"smaller": {[]int32{8, 8, 2}, "t3.small", "a smaller one costs more and fits"},
+		"none":    {[]int32{2, 2, 2}, "", "none is smaller than what was refused"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			for i := range w.offerings {
+				w.offerings[i].VCPUs = tc.vcpus[i/3]
+			}
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Err: refusal(cloudprovider.VCPUQuotaExceeded),
+				If: func(r cloudprovider.LaunchRequest) bool { return r.Launch.InstanceType != tc.want }})
+			w.add()
+			w.must()
+			if n := w.cloud.Calls(cloudprovidertest.Create); n > 2 {
+				t.Errorf("%d launches", n)
+			}
+			if tc.want == "" {
+				w.want(v1beta1.CellPending, v1beta1.ReasonQuotaExceeded)
+				return
+			}
+			if l := w.want(v1beta1.CellBooting, v1beta1.ReasonBooting).Status.Launch; l.InstanceType != tc.want {
+				t.Errorf("launched %+v: %s", l, tc.reason)
+			}
+		})
+	}
 }
 
 func TestNothingFits(t *testing.T) {
@@ -223,6 +293,7 @@ func TestRefusals(t *testing.T) {
 		why    string
 	}{
 		cloudprovider.QuotaExceeded:        {v1beta1.ReasonQuotaExceeded, v1beta1.CellPending, "the cell accepts one capacity type only"},
+		cloudprovider.VCPUQuotaExceeded:    {v1beta1.ReasonQuotaExceeded, v1beta1.CellPending, "no offering is smaller"},
 		cloudprovider.SubnetFull:           {v1beta1.ReasonSubnetFull, v1beta1.CellPending, "every zone said so"},
 		cloudprovider.Throttled:            {v1beta1.ReasonThrottled, v1beta1.CellLaunching, "the same request is repeated"},
 		cloudprovider.Denied:               {v1beta1.ReasonDenied, v1beta1.CellPending, "people must act"},

@@ -13,14 +13,13 @@ import (
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
-	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
 // When a Cell that waits is looked at again, at the latest. Nothing waits
 // longer than a minute for something that may have changed.
 const (
-	// capacityRecheck: offerings come back after instancetype.UnavailableFor.
-	capacityRecheck = time.Minute
+	// capacityRecheck is also the least time between two probes of an offering.
+	capacityRecheck = 15 * time.Second
 	// catalogueRecheck: subnets of another zone may have been added. A change
 	// of the Cell's own wishes is seen at once.
 	catalogueRecheck = 30 * time.Second
@@ -48,6 +47,7 @@ var reactions = map[cloudprovider.Kind]reaction{
 	cloudprovider.Unsupported:          {v1beta1.ReasonInsufficientCapacity, true, backoff{5 * time.Second, time.Minute}},
 	cloudprovider.SubnetFull:           {v1beta1.ReasonSubnetFull, true, backoff{5 * time.Second, 30 * time.Second}},
 	cloudprovider.QuotaExceeded:        {v1beta1.ReasonQuotaExceeded, true, backoff{10 * time.Second, time.Minute}},
+	cloudprovider.VCPUQuotaExceeded:    {v1beta1.ReasonQuotaExceeded, true, backoff{10 * time.Second, time.Minute}},
 	cloudprovider.Throttled:            {v1beta1.ReasonThrottled, false, backoff{time.Second, 30 * time.Second}},
 	cloudprovider.Denied:               {v1beta1.ReasonDenied, false, backoff{5 * time.Second, time.Minute}},
 	cloudprovider.InvalidConfiguration: {v1beta1.ReasonInvalidConfiguration, false, backoff{5 * time.Second, time.Minute}},
@@ -65,7 +65,7 @@ func reactionTo(err error) reaction {
 // kindBars: the refusal concerned a zone or a capacity type, which was left
 // out since; so it, not the catalogue, is why nothing is left.
 func kindBars(k cloudprovider.Kind) bool {
-	return k == cloudprovider.SubnetFull || k == cloudprovider.QuotaExceeded
+	return k == cloudprovider.SubnetFull || k == cloudprovider.QuotaExceeded || k == cloudprovider.VCPUQuotaExceeded
 }
 
 // react handles a refusal after which nothing was launched for the intent.
@@ -73,9 +73,7 @@ func (r *Reconciler) react(s *scope, a *attempt, err error) (again bool, result 
 	launch := s.cell.Status.Launch
 	switch kind := cloudprovider.KindOf(err); kind {
 	case cloudprovider.InsufficientCapacity, cloudprovider.Unsupported:
-		r.unavailable.Mark(instancetype.Key{
-			InstanceType: launch.InstanceType, Zone: launch.Zone, CapacityType: launch.CapacityType,
-		}, r.cfg.Clock.Now())
+		r.unavailable.Mark(offeringOf(launch), r.cfg.Clock.Now())
 		s.mem.refusal = err.Error()
 		if name := fmt.Sprintf("%s (%s) in %s", launch.InstanceType, launch.CapacityType, launch.Zone); !slices.Contains(s.mem.tried, name) {
 			s.mem.tried = append(s.mem.tried, name)
@@ -84,6 +82,8 @@ func (r *Reconciler) react(s *scope, a *attempt, err error) (again bool, result 
 		a.full[launch.Zone]++
 	case cloudprovider.QuotaExceeded:
 		a.barred[launch.CapacityType] = true
+	case cloudprovider.VCPUQuotaExceeded:
+		a.below[launch.CapacityType] = a.vcpus
 	case cloudprovider.Throttled:
 		// The same request again, later. The intent stands, which saves two
 		// writes at a moment when everything is too much.
@@ -102,13 +102,22 @@ func (r *Reconciler) refused(s *scope, err error) reconcile.Result {
 		return r.refusedKeeping(s, err)
 	}
 	r.pending(s, reactionTo(err).reason, reactionTo(err).message(err))
-	return r.delay(s, reactionTo(err).backoff)
+	return r.after(s, err)
 }
 
 // refusedKeeping leaves the Cell in its phase, with the intent that may have
 // led to an instance.
 func (r *Reconciler) refusedKeeping(s *scope, err error) reconcile.Result {
 	r.say(s, reactionTo(err).reason, reactionTo(err).message(err))
+	return r.after(s, err)
+}
+
+// after is when to try again: at the time that the error names, else later
+// with each failure.
+func (r *Reconciler) after(s *scope, err error) reconcile.Result {
+	if wait := cloudprovider.RetryAfter(err); wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}
+	}
 	return r.delay(s, reactionTo(err).backoff)
 }
 
@@ -138,7 +147,7 @@ func (re reaction) message(err error) string {
 	case v1beta1.ReasonQuotaExceeded:
 		what = "the cloud account's limit is reached"
 	case v1beta1.ReasonThrottled:
-		what = "the cloud's API is being asked too often, the launch is repeated soon"
+		what = "launches come faster than the cloud allows, this one waits for its turn"
 	case v1beta1.ReasonDenied:
 		what = "Kip's cloud credentials do not allow the launch"
 	case v1beta1.ReasonInvalidConfiguration:
@@ -149,8 +158,9 @@ func (re reaction) message(err error) string {
 	return what + ": " + err.Error()
 }
 
-// soldOut is the message when everything that fits was refused.
-func soldOut(mem *memory, retryAt time.Time) string {
+// soldOut is the message when everything that fits was refused. It stays the
+// same while that is so.
+func soldOut(mem *memory) string {
 	const shown = 4
 	what := "every offering that fits was refused to other cells"
 	if n := len(mem.tried); n > 0 {
@@ -160,8 +170,8 @@ func soldOut(mem *memory, retryAt time.Time) string {
 		}
 		what += ", last answer " + mem.refusal
 	}
-	return fmt.Sprintf("the cloud has no capacity just now for any instance type that fits: %s; next try at %s",
-		what, retryAt.UTC().Format("15:04:05 UTC"))
+	return fmt.Sprintf("the cloud has no capacity just now for any instance type that fits: %s; the cheapest are tried again every %s",
+		what, capacityRecheck)
 }
 
 // delay counts a failure and spreads Cells that failed together.

@@ -41,7 +41,7 @@ func (r *Reconciler) terminate(ctx context.Context, s *scope) (reconcile.Result,
 		s.log.Warn("terminating instance failed", "instance", s.cell.Status.InstanceID, "err", err)
 		r.say(s, reactionTo(err).reason, "terminating instance: "+err.Error())
 		s.cell.Status.Phase = v1beta1.CellTerminating
-		return r.delay(s, reactionTo(err).backoff), nil
+		return r.after(s, err), nil
 	}
 	s.mem.failures = 0
 	if rest == 0 && s.cell.Status.Enrolment != nil && r.cfg.Ended != nil {

@@ -219,8 +219,9 @@ func createRefused(t *testing.T, e *Environment) {
 		t.Skip("this cloud refuses nothing on demand")
 	}
 	for _, kind := range []cloudprovider.Kind{
-		cloudprovider.InsufficientCapacity, cloudprovider.SubnetFull, cloudprovider.QuotaExceeded, cloudprovider.Throttled,
+		cloudprovider.InsufficientCapacity, cloudprovider.SubnetFull, cloudprovider.QuotaExceeded, cloudprovider.VCPUQuotaExceeded,
 		cloudprovider.Denied, cloudprovider.Unsupported, cloudprovider.InvalidConfiguration,
+		cloudprovider.Throttled, // last: after it an implementation may be slow
 	} {
 		if !e.Refuse(kind) {
 			continue
