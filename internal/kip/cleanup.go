@@ -56,7 +56,7 @@ func cleanUp(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("loading the instance type catalogue: %w", err)
 	}
-	cloud, err := newCloud(ctx, o, cfg, catalogue, log)
+	cloud, err := newCloud(ctx, o, cfg, catalogue, nil, log)
 	if err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -130,7 +131,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err := pods.SetupWithManager(ctx, mgr); err != nil {
 		return err
 	}
-	cloud, err := newCloud(ctx, o, cfg, catalogue, log)
+	cloud, err := newCloud(ctx, o, cfg, catalogue, tellOfDenied(eventRecorder(mgr), o.NodeName), log)
 	if err != nil {
 		return err
 	}
@@ -203,7 +204,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 }
 
 // newCloud makes the cloud's driver.
-func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *instancetype.Catalogue, log *slog.Logger) (*aws.Provider, error) {
+func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *instancetype.Catalogue,
+	denied func(action, message string), log *slog.Logger,
+) (*aws.Provider, error) {
 	spec := cfg.Cells.BootImageSpec
 	image, err := aws.ParseImageSpec(spec.Owners, spec.ExecutableUsers, spec.ImageIDs, spec.Filters)
 	if err != nil {
@@ -225,7 +228,8 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *ins
 		ExtraCIDRs: cfg.Cells.ExtraCIDRs, ExtraSecurityGroups: cfg.Cells.ExtraSecurityGroups,
 		InstanceProfile: cfg.Cells.DefaultIAMPermissions,
 		Catalogue:       catalogue,
-		Clock:           clock.RealClock{}, Logger: log,
+		Denied:          denied,
+		Clock:           clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("setting up AWS: %w", err)
@@ -281,6 +285,16 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		return err
 	}
 	return mgr.Add(garbage)
+}
+
+// tellOfDenied tells the operator, by an event on the virtual node, what the
+// cloud does not let Kip do. That a pod waits for it is told on the pod; but
+// lists, terminations and what Kip reads ahead belong to no pod.
+func tellOfDenied(events record.EventRecorder, node string) func(action, message string) {
+	about := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)}
+	return func(action, message string) {
+		events.Event(about, corev1.EventTypeWarning, v1beta1.ReasonDenied, "Kip's cloud credentials do not allow "+action+": "+message)
+	}
 }
 
 // eventRecorder is client-go's first kind of recorder: its events are counted

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 
 	"github.com/elotl/kip/v2/internal/cloudprovider"
@@ -73,28 +74,38 @@ type Config struct {
 	// Catalogue tells burstable instance types.
 	Catalogue *instancetype.Catalogue
 
-	Clock  clock.PassiveClock
-	Logger *slog.Logger
+	// Denied is told of every request that EC2 denied Kip the right for: the
+	// action that the right is for, and EC2's sentence. May be nil. It must not
+	// block.
+	Denied func(action, message string)
+
+	Clock   clock.Clock
+	Metrics prometheus.Registerer // may be nil
+	Logger  *slog.Logger
 }
 
 // Provider implements cloudprovider.Provider, ZoneLister, ArchitectureLister, Router and
 // RegistryAuthorizer on EC2 and ECR. It starts no goroutines and is safe for
 // concurrent use.
 type Provider struct {
-	cfg  Config
-	ec2  api
-	log  *slog.Logger
-	nets networks
-	imgs images
-	grp  securityGroup
-	rts  routing
-	regs registries
+	cfg   Config
+	ec2   api
+	calls *calls
+	log   *slog.Logger
+	nets  networks
+	imgs  images
+	grp   securityGroup
+	rts   routing
+	regs  registries
+	own   own
+	ends  ends
 }
 
 var (
 	_ cloudprovider.Provider           = (*Provider)(nil)
 	_ cloudprovider.ZoneLister         = (*Provider)(nil)
 	_ cloudprovider.ArchitectureLister = (*Provider)(nil)
+	_ cloudprovider.Pacer              = (*Provider)(nil)
 	_ cloudprovider.Router             = (*Provider)(nil)
 	_ cloudprovider.RegistryAuthorizer = (*Provider)(nil)
 )
@@ -125,7 +136,12 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := ec2.NewFromConfig(sdk, func(o *ec2.Options) {
+	p, err := newProvider(cfg)
+	if err != nil {
+		return nil, err
+	}
+	sdk.APIOptions = append(sdk.APIOptions, p.calls.register)
+	p.ec2 = ec2.NewFromConfig(sdk, func(o *ec2.Options) {
 		if cfg.EndpointURL != "" {
 			o.BaseEndpoint = aws.String(cfg.EndpointURL)
 		}
@@ -140,7 +156,8 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 			}
 		})
 	})
-	return newProvider(cfg, client, ecr.NewFromConfig(sdk))
+	p.regs.ecr = ecr.NewFromConfig(sdk)
+	return p, nil
 }
 
 // loadSDK is what the clients of all services have in common.
@@ -169,19 +186,25 @@ func loadSDK(ctx context.Context, cfg Config) (aws.Config, *awshttp.BuildableCli
 	return sdk, httpClient, nil
 }
 
-func newProvider(cfg Config, client api, registry registryAPI) (*Provider, error) {
+// newProvider makes a provider that lacks its clients.
+func newProvider(cfg Config) (*Provider, error) {
 	if cfg.ControllerID == "" {
 		return nil, errors.New("aws: controller ID is empty")
 	}
 	if cfg.Catalogue == nil || cfg.Clock == nil || cfg.Logger == nil {
 		return nil, errors.New("aws: catalogue, clock and logger must be set")
 	}
-	p := &Provider{cfg: cfg, ec2: client, log: cfg.Logger}
+	calls, err := newCalls(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{cfg: cfg, calls: calls, log: cfg.Logger, own: own{ids: map[string]uint64{}}}
+	p.ends = ends{send: p.terminate, turn: make(chan struct{}, 1)}
 	p.nets = networks{p: p, cache: newCached[*network](), until: map[string]time.Time{}}
 	p.imgs = images{p: p, cache: newCached[chosenImages]()}
 	p.grp = securityGroup{p: p, cache: newCached[string]()}
 	p.rts = routing{p: p, cache: newCached[routeTables]()}
-	p.regs = registries{p: p, ecr: registry, logins: map[ecrEndpoint]*ecrLogin{}}
+	p.regs = registries{p: p, logins: map[ecrEndpoint]*ecrLogin{}}
 	return p, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	apitypes "k8s.io/apimachinery/pkg/types"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
@@ -30,9 +31,14 @@ func (p *Provider) Create(ctx context.Context, req cloudprovider.LaunchRequest) 
 	if err != nil {
 		return nil, err
 	}
+	if err := p.Turn(ctx, req.CellUID); err != nil {
+		p.nets.release(net)
+		return nil, err
+	}
+	p.calls.launch.use(req.CellUID)
 	out, err := p.ec2.RunInstances(ctx, in, launchRetryer())
 	if err != nil {
-		err = wrap(actionRun, err)
+		err = p.calls.launch.comeAgain(req.CellUID, wrap(actionRun, err))
 		if cloudprovider.KindOf(err).Definite() {
 			p.nets.release(net)
 		}
@@ -47,9 +53,15 @@ func (p *Provider) Create(ctx context.Context, req cloudprovider.LaunchRequest) 
 			Message: fmt.Sprintf("the answer holds %d instances instead of one", len(out.Instances))}
 	}
 	got := instance(&out.Instances[0])
+	p.own.add(got.ID)
 	// The answer to a repeated request need not carry what was asked for.
 	got.CellName, got.CellUID, got.ClientToken = req.CellName, req.CellUID, req.ClientToken
 	return got, nil
+}
+
+// Turn implements cloudprovider.Pacer.
+func (p *Provider) Turn(ctx context.Context, cell apitypes.UID) error {
+	return p.calls.launch.turn(ctx, cell)
 }
 
 // resolveConflict finds the instance of a token that was used before with

@@ -168,13 +168,15 @@ func (e *endpoint) provider(t *testing.T, controller string) *Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.calls.launch.pace = newPace(clock.RealClock{}, allowance{1000, 2}, fastest) // ec2local has no limits here
 	return p
 }
 
 var codeOfKind = map[cloudprovider.Kind]string{
 	cloudprovider.InsufficientCapacity: "InsufficientInstanceCapacity",
 	cloudprovider.SubnetFull:           "InsufficientFreeAddressesInSubnet",
-	cloudprovider.QuotaExceeded:        "VcpuLimitExceeded",
+	cloudprovider.QuotaExceeded:        "MaxSpotInstanceCountExceeded",
+	cloudprovider.VCPUQuotaExceeded:    "VcpuLimitExceeded",
 	cloudprovider.Throttled:            "RequestLimitExceeded",
 	cloudprovider.Denied:               "UnauthorizedOperation",
 	cloudprovider.Unsupported:          "Unsupported",

@@ -31,7 +31,7 @@ var kinds = map[string]cloudprovider.Kind{
 
 	"InsufficientFreeAddressesInSubnet": cloudprovider.SubnetFull,
 
-	"VcpuLimitExceeded":                  cloudprovider.QuotaExceeded,
+	"VcpuLimitExceeded":                  cloudprovider.VCPUQuotaExceeded,
 	"InstanceLimitExceeded":              cloudprovider.QuotaExceeded,
 	"MaxSpotInstanceCountExceeded":       cloudprovider.QuotaExceeded,
 	"VolumeLimitExceeded":                cloudprovider.QuotaExceeded,
@@ -130,6 +130,9 @@ var performed = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za
 func wrap(action string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if ours, ok := errors.AsType[*cloudprovider.Error](err); ok {
+		return ours // Kip kept to its pace: nothing was asked
 	}
 	e := &cloudprovider.Error{Kind: cloudprovider.Transient, Action: action, Err: err}
 	if answer, ok := errors.AsType[smithy.APIError](err); ok {

@@ -21,7 +21,7 @@ func TestClassify(t *testing.T) {
 		"SpotMaxPriceTooLow":                cloudprovider.InsufficientCapacity,
 		"InsufficientFreeAddressesInSubnet": cloudprovider.SubnetFull,
 		"MaxSpotInstanceCountExceeded":      cloudprovider.QuotaExceeded,
-		"VcpuLimitExceeded":                 cloudprovider.QuotaExceeded,
+		"VcpuLimitExceeded":                 cloudprovider.VCPUQuotaExceeded,
 		"Unsupported":                       cloudprovider.Unsupported,
 		"UnauthorizedOperation":             cloudprovider.Denied,
 		"AuthFailure":                       cloudprovider.Denied,

@@ -32,7 +32,12 @@ func (p *Provider) Get(ctx context.Context, id string) (*cloudprovider.Instance,
 
 // List implements cloudprovider.Provider.
 func (p *Provider) List(ctx context.Context) ([]cloudprovider.Instance, error) {
-	return p.list(ctx, p.ownFilter())
+	seen := p.own.listing()
+	all, err := p.list(ctx, p.ownFilter())
+	if err == nil {
+		seen(all)
+	}
+	return all, err
 }
 
 func (p *Provider) list(ctx context.Context, filters ...types.Filter) ([]cloudprovider.Instance, error) {
@@ -55,13 +60,6 @@ func (p *Provider) list(ctx context.Context, filters ...types.Filter) ([]cloudpr
 	}
 }
 
-// Delete implements cloudprovider.Provider. The caller knows the ID from
-// Create or List, so it is ours.
-func (p *Provider) Delete(ctx context.Context, id string) error {
-	_, err := p.ec2.TerminateInstances(ctx, &ec2.TerminateInstancesInput{InstanceIds: []string{id}})
-	return wrap("ec2:TerminateInstances", err)
-}
-
 // findByToken returns the instance that was launched for the cell with this
 // token, nil if there is none to be seen.
 func (p *Provider) findByToken(ctx context.Context, cell apitypes.UID, token string) (*cloudprovider.Instance, error) {
@@ -73,6 +71,7 @@ func (p *Provider) findByToken(ctx context.Context, cell apitypes.UID, token str
 	if i < 0 {
 		return nil, nil
 	}
+	p.own.add(all[i].ID)
 	return &all[i], nil
 }
 

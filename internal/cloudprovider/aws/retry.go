@@ -39,6 +39,9 @@ func launchRetryer() func(*ec2.Options) {
 
 // IsErrorRetryable implements aws.Retryer.
 func (r *retryer) IsErrorRetryable(err error) bool {
+	if _, ours := errors.AsType[*cloudprovider.Error](err); ours {
+		return false // it waited for its pace long enough
+	}
 	if answer, ok := errors.AsType[smithy.APIError](err); ok {
 		switch classify(answer.ErrorCode()) {
 		case cloudprovider.Transient:

@@ -108,9 +108,11 @@ func newStub(t *testing.T, change func(*Config)) (*Provider, *stub, *clocktestin
 	if change != nil {
 		change(&cfg)
 	}
-	p, err := newProvider(cfg, s, nil)
+	p, err := newProvider(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.ec2 = s
+	p.calls.launch.pace = newPace(clk, allowance{1000, 2}, fastest) // the clock stands still
 	return p, s, clk
 }
