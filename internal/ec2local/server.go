@@ -102,11 +102,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.Serve
 // Metadata is the metadata service.
 func (s *Server) Metadata() *imds.Server { return s.imds }
 
+// Drive drives the instances until ctx ends: Run without serving anything.
+func (s *Server) Drive(ctx context.Context) { s.cloud.Run(ctx) }
+
 // Run drives the instances, and serves the API and the metadata service, until ctx ends or one of them fails. It closes
 // the listeners and returns when everything it started has ended. Machines go on running.
 func (s *Server) Run(ctx context.Context, metadata net.Listener, api ...net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { s.cloud.Run(ctx); return nil })
+	group.Go(func() error { s.Drive(ctx); return nil })
 	group.Go(func() error { return s.imds.Serve(ctx, metadata) })
 	for _, l := range api {
 		group.Go(func() error { return s.serveAPI(ctx, l) })
