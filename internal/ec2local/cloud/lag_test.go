@@ -18,6 +18,11 @@ func TestReadsLag(t *testing.T) {
 		defer run(c)()
 		began := time.Now()
 		id := launch(t, c, small("token"))[0].ID
+		remembered := func() int {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return len(c.versions[id])
+		}
 		shows := func(at time.Duration, want State) {
 			t.Helper()
 			sleep(time.Until(began.Add(at)))
@@ -38,12 +43,12 @@ func TestReadsLag(t *testing.T) {
 		shows(7*time.Second, ShuttingDown)
 		shows(7999*time.Millisecond, ShuttingDown)
 		shows(8*time.Second, Terminated)
-		if n := len(c.versions[id]); n > 3 {
+		if n := remembered(); n > 3 {
 			t.Errorf("%d versions are remembered", n)
 		}
 		shows(time.Hour+6*time.Second, "none")
-		if n := len(c.versions); n != 0 {
-			t.Errorf("versions of %d forgotten instances are remembered", n)
+		if n := remembered(); n != 0 {
+			t.Errorf("%d versions of a forgotten instance are remembered", n)
 		}
 	})
 }
