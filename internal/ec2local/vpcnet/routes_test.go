@@ -45,13 +45,13 @@ func TestRouteOutOfTheVPC(t *testing.T) {
 			ports := []machine.Port{a.port(), c.port(), gateway.port()}
 			ports[0].Table, ports[2].AnyAddress = 1, tc.unchecked
 			enforce(t, n, open([]machine.RouteTable{{Number: 0}, {Number: 1, Routes: tc.routes}}, ports...))
-			if got := reaches(a.ns, beyond); got != tc.fromA {
+			if got := reaches(a.ns, beyond, tc.fromA); got != tc.fromA {
 				t.Errorf("%s From a subnet with the route: %t, want %t", tc.reason, got, tc.fromA)
 			}
-			if reaches(c.ns, beyond) {
+			if reaches(c.ns, beyond, false) {
 				t.Errorf("%s It is reached from a subnet without the route.", tc.reason)
 			}
-			if !reaches(a.ns, gateway.primary()) {
+			if !reaches(a.ns, gateway.primary(), true) {
 				t.Errorf("%s The VPC's own addresses are hidden.", tc.reason)
 			}
 			// What the machine sends from there needs no route, but no check either.
@@ -72,13 +72,13 @@ func TestRouteThroughAnAppliance(t *testing.T) {
 	ports[0].Table, ports[2].AnyAddress = 1, true
 	through := map[netip.Prefix]string{netip.MustParsePrefix("10.221.16.0/20"): appliance.nic.Device}
 	enforce(t, n, open([]machine.RouteTable{{Number: 0}, {Number: 1, Routes: through}}, ports...))
-	if reaches(a.ns, c.primary()) {
+	if reaches(a.ns, c.primary(), false) {
 		t.Error("reached past an appliance that passes nothing on")
 	}
 	sysctl(t, appliance.ns, "ipv4/ip_forward", "1")
 	sysctl(t, appliance.ns, "ipv4/conf/all/send_redirects", "0")
 	sysctl(t, appliance.ns, "ipv4/conf/eth0/send_redirects", "0")
-	if !reaches(a.ns, c.primary()) {
+	if !reaches(a.ns, c.primary(), true) {
 		t.Error("not reached through the appliance")
 	}
 }
@@ -102,7 +102,7 @@ func TestRouteWaitsForItsMachine(t *testing.T) {
 		}
 		addAddress(t, gateway.ns, "eth0", netip.PrefixFrom(beyond, 32))
 		listen(t, gateway.ns)
-		if !reaches(a.ns, beyond) {
+		if !reaches(a.ns, beyond, true) {
 			t.Error("the route does not lead to the machine")
 		}
 	}
