@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -146,6 +147,11 @@ func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, s
 	if err != nil {
 		return nil, err
 	}
+	// A kubelet reports the whole status, and in it what Kip told of an
+	// interruption: that is no word of the kubelet's.
+	status.Conditions = slices.DeleteFunc(status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.DisruptionTarget && c.Reason == reasonInterruption
+	})
 	var own *corev1.PodStatus
 	switch {
 	case instanceGone(cell):

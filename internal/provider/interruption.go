@@ -169,8 +169,8 @@ func (p *Provider) interrupt(ctx context.Context, pod *corev1.Pod, cell, next *v
 		// No kubelet has seen the pod, and none will.
 		return reconcile.Result{}, p.deleteCell(ctx, cell, "its instance is interrupted", true)
 	}
-	if err := p.replace(ctx, pod, cell, next); err != nil {
-		return reconcile.Result{}, err
+	if asked, err := p.replace(ctx, pod, cell, next); asked || err != nil {
+		return reconcile.Result{RequeueAfter: imagesRecheck}, err
 	}
 	if left := p.stopTime(pod, cell).Add(killSlack).Sub(p.Clock.Now()); left > 0 {
 		return reconcile.Result{RequeueAfter: left}, nil
@@ -179,26 +179,30 @@ func (p *Provider) interrupt(ctx context.Context, pod *corev1.Pod, cell, next *v
 	return reconcile.Result{}, p.deleteCell(ctx, cell, "its kubelet did not end the interrupted pod in time", false)
 }
 
-// replace sees to it that a pod that is to run again has its next cell.
-func (p *Provider) replace(ctx context.Context, pod *corev1.Pod, cell, next *v1beta1.Cell) error {
+// replace sees to it that a pod that is to run again has its next cell. asked
+// says that registries are being asked about its images.
+func (p *Provider) replace(ctx context.Context, pod *corev1.Pod, cell, next *v1beta1.Cell) (asked bool, _ error) {
 	if !runsAgain(pod, p.newestStatus(pod)) {
-		return p.drop(ctx, next)
+		return false, p.drop(ctx, next)
 	}
 	if next != nil && (next.DeletionTimestamp != nil || next.Status.Interruption != nil || instanceGone(next)) {
 		// One more is made when this one is gone.
-		return p.drop(ctx, next)
+		return false, p.drop(ctx, next)
 	}
-	spec, err := p.wish(pod)
+	if next != nil && !pending(next) {
+		return false, nil
+	}
+	spec, known, err := p.resolvedWish(pod)
 	p.judge(pod, err)
 	switch {
 	case err != nil:
-		return nil // the user's to correct
+		return false, nil // the user's to correct
+	case !known:
+		return true, nil
 	case next == nil:
-		return p.launch(ctx, pod, spec, cell.Spec.Attempt+1)
-	case pending(next):
-		return p.refresh(ctx, next, spec)
+		return false, p.launch(ctx, pod, spec, cell.Spec.Attempt+1)
 	}
-	return nil
+	return false, p.refresh(ctx, next, spec)
 }
 
 // drop ends the cell that was to get a pod next, if there is one.

@@ -48,10 +48,12 @@ func on(ip string) func(*v1beta1.Cell) {
 	}
 }
 
-// from is a kubelet's status that names its cell's address.
+// from is a kubelet's status as it comes: with its cell's address, and with
+// what the kubelet was told of the interruption.
 func from(ip string, phase corev1.PodPhase) corev1.PodStatus {
 	s := statusOf(phase)
 	s.HostIP = ip
+	s.Conditions = append(s.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reasonInterruption})
 	return s
 }
 
@@ -402,4 +404,23 @@ func TestInterruptedBeforeItEnrolled(t *testing.T) {
 	w.terminated()
 	w.settle()
 	w.wantCell(1, false)
+}
+
+// TestNextCellRunsTheImages: its architecture is one that the pod's images are
+// made for, as the first one's was.
+func TestNextCellRunsTheImages(t *testing.T) {
+	w := newWorld(t)
+	w.kip.Defaults.Architectures = []string{"amd64", "arm64"}
+	w.images = []string{"arm64"}
+	w.running()
+	w.interrupt(2 * time.Minute)
+	w.asking = true
+	if r := w.must(); r.RequeueAfter != imagesRecheck || w.attempt(1) != nil {
+		t.Errorf("not known yet: %+v, cell %v", r, w.attempt(1))
+	}
+	w.asking = false
+	w.settle()
+	if got := w.attempt(1).Spec.Requirements.Architectures; len(got) != 1 || got[0] != "arm64" {
+		t.Errorf("architectures %v", got)
+	}
 }

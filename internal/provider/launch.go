@@ -50,6 +50,20 @@ func (p *Provider) wish(pod *corev1.Pod) (v1beta1.CellSpec, error) {
 	}, nil
 }
 
+// resolvedWish is the wish with the architectures that the pod's images are
+// made for; known is false while registries are being asked.
+func (p *Provider) resolvedWish(pod *corev1.Pod) (spec v1beta1.CellSpec, known bool, err error) {
+	spec, err = p.wish(pod)
+	if err != nil || len(spec.Requirements.Architectures) <= 1 {
+		return spec, true, err
+	}
+	images, known := p.Architectures(pod)
+	if known {
+		p.Defaults.ForImages(&spec.Requirements, pod, images)
+	}
+	return spec, known, nil
+}
+
 func instanceSettings(pod *corev1.Pod) (v1beta1.InstanceSettings, error) {
 	var s v1beta1.InstanceSettings
 	switch v, ok := pod.Annotations[annotationPrivateIPOnly]; {

@@ -156,19 +156,15 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta
 		return reconcile.Result{}, nil
 	}
 
-	spec, err := p.wish(pod)
+	spec, known, err := p.resolvedWish(pod)
 	p.judge(pod, err)
 	if err != nil {
 		// The user's to correct; the corrected pod comes back by its event.
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, v1beta1.ReasonInvalidPod, err.Error()
 		return reconcile.Result{}, nil
 	}
-	if len(spec.Requirements.Architectures) > 1 {
-		images, done := p.Architectures(pod)
-		if !done {
-			return reconcile.Result{RequeueAfter: imagesRecheck}, nil
-		}
-		p.Defaults.ForImages(&spec.Requirements, pod, images)
+	if !known {
+		return reconcile.Result{RequeueAfter: imagesRecheck}, nil
 	}
 	if cell != nil {
 		return reconcile.Result{}, p.refresh(ctx, cell, spec)
