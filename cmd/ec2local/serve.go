@@ -24,6 +24,7 @@ type serveOptions struct {
 	state, region, vpc, cluster, images, credentials, nameserver string
 
 	listen           []string
+	issuerKeys       map[string]string
 	delays           cloud.Delays
 	lag              cloud.Lag
 	grace            time.Duration
@@ -48,6 +49,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&o.cluster, "cluster", "kip", "name of the cluster; names its network and cgroups")
 	f.StringVar(&o.images, "images", "", "directory that holds a directory per image")
 	f.StringVar(&o.credentials, "credentials", "", "JSON file of access keys and secrets (default: made in the state directory)")
+	f.StringToStringVar(&o.issuerKeys, "issuer-keys", nil, "public keys of a token issuer, as URL=FILE: PEM or a JSON web key set; repeatable")
 	f.StringVar(&o.nameserver, "nameserver", "", "name server of machines whose image brings none (default: the host's address in the VPC)")
 	f.DurationVar(&o.delays.Boot, "boot-delay", 0, "time in pending before an instance is started")
 	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")
@@ -111,7 +113,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	server, err := ec2local.New(ec2local.Config{
 		Dir: filepath.Join(o.state, cloudDir), Images: o.images, Region: c.Region, Zones: c.Zones, VPC: vpc,
-		Credentials: credentials, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines, SpotMarket: market,
+		Credentials: credentials, IssuerKeys: o.issuerKeys, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines, SpotMarket: market,
 		Network: machines.network, Throttling: limits, Delays: o.delays, Lag: o.lag, Clock: clock.RealClock{}, Log: slog.Default(),
 	})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/elotl/kip/v2/internal/ec2local/ec2api"
@@ -32,16 +33,26 @@ type cli struct {
 
 func newCLI(t *testing.T, e *endpoint) *cli {
 	t.Helper()
+	recorder := modeltest.NewRecorder(t, http.DefaultTransport.(*http.Transport).Clone())
+	return startCLI(t, e, recorder, aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret})
+}
+
+// startCLI is the AWS CLI with somebody's credentials.
+func startCLI(t *testing.T, e *endpoint, recorder *modeltest.Recorder, credentials aws.Credentials) *cli {
+	t.Helper()
 	if _, err := os.Stat(awsCLI); err != nil {
 		t.Skipf("Debian's AWS CLI is not installed (package awscli): %v", err)
 	}
-	c := &cli{t: t, recorder: modeltest.NewRecorder(t, http.DefaultTransport.(*http.Transport).Clone())}
+	c := &cli{t: t, recorder: recorder}
 	c.endpoint = e.recorded(t, c.recorder)
 	cmd := exec.Command(interpreter(t), "testdata/run_aws.py")
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "AWS_DEFAULT_REGION=" + testRegion, "AWS_PAGER=", "NO_PROXY=*",
-		"AWS_ACCESS_KEY_ID=" + testKey, "AWS_SECRET_ACCESS_KEY=" + testSecret, "AWS_EC2_METADATA_DISABLED=true",
-		"AWS_MAX_ATTEMPTS=1", "PYTHONDONTWRITEBYTECODE=1",
+		"AWS_ACCESS_KEY_ID=" + credentials.AccessKeyID, "AWS_SECRET_ACCESS_KEY=" + credentials.SecretAccessKey,
+		"AWS_EC2_METADATA_DISABLED=true", "AWS_MAX_ATTEMPTS=1", "PYTHONDONTWRITEBYTECODE=1",
+	}
+	if credentials.SessionToken != "" {
+		cmd.Env = append(cmd.Env, "AWS_SESSION_TOKEN="+credentials.SessionToken)
 	}
 	cmd.Stderr = t.Output()
 	in, inErr := cmd.StdinPipe()
@@ -81,7 +92,7 @@ func interpreter(t *testing.T) string {
 // run runs a command and decodes what it prints, unless result is nil.
 func (c *cli) run(result any, args ...string) {
 	c.t.Helper()
-	status, out, problems := c.try(args...)
+	status, out, problems := c.try(append([]string{"ec2"}, args...)...)
 	if status != 0 {
 		c.t.Fatalf("aws ec2 %v: status %d: %s", args, status, problems)
 	}
@@ -96,14 +107,14 @@ func (c *cli) run(result any, args ...string) {
 // refused runs a command that must be refused with a code.
 func (c *cli) refused(code string, args ...string) {
 	c.t.Helper()
-	if status, _, problems := c.try(args...); status == 0 || !strings.Contains(problems, "("+code+")") {
+	if status, _, problems := c.try(append([]string{"ec2"}, args...)...); status == 0 || !strings.Contains(problems, "("+code+")") {
 		c.t.Errorf("aws ec2 %v: status %d: %s; want %s", args, status, problems, code)
 	}
 }
 
 func (c *cli) try(args ...string) (status int, out, problems string) {
 	c.t.Helper()
-	if err := c.commands.Encode(append([]string{"ec2", "--endpoint-url", c.endpoint, "--output", "json"}, args...)); err != nil {
+	if err := c.commands.Encode(append([]string{"--endpoint-url", c.endpoint, "--output", "json"}, args...)); err != nil {
 		c.t.Fatal(err)
 	}
 	var answer struct {
@@ -120,6 +131,7 @@ func (c *cli) try(args ...string) (status int, out, problems string) {
 func TestAWSCLI(t *testing.T) {
 	e := start(t, nil)
 	c := newCLI(t, e)
+	e.addProfile(t, "cli")
 
 	var image, id, vpc string
 	c.run(&image, "describe-images", "--owners", "self", "--query", "Images[0].ImageId")
@@ -153,7 +165,7 @@ func TestAWSCLI(t *testing.T) {
 	}
 	e.waitFor(t, id, types.InstanceStateNameTerminated)
 	for _, op := range ec2api.Operations() {
-		if !c.recorder.Operations()[op] {
+		if !c.recorder.Operations("ec2")[op] {
 			t.Errorf("the AWS CLI did not read an answer to %s: add it here", op)
 		}
 	}

@@ -2,10 +2,12 @@
 //
 // Its parts, from the wire inwards:
 //
-//	ec2api      the operations of EC2's Query API      imds   the metadata service that instances ask
+//	ec2api      the operations of EC2's Query API      imds        the metadata service that instances ask
 //	query       the protocol's encoding                signature   who signed a request
-//	access      who may call what, and who did          policy      what IAM policies allow
-//	cloud       the account: records, states, time     fault  what shall go wrong
+//	access      who may call what, and who did         policy      what IAM policies allow
+//	iam         roles, profiles, sessions              service     what the services beside EC2 share
+//	iamapi, stsapi   IAM and STS, on the same endpoint
+//	cloud       the account: records, states, time     fault       what shall go wrong
 //	machine     the seam to what runs machines; container and vpcnet run them as Linux namespaces
 //
 // This package puts them together: one HTTP listener for the API and for what is ec2local's own (/healthz and, from

@@ -3,7 +3,7 @@ package ec2local
 import (
 	"net/netip"
 
-	"github.com/elotl/kip/v2/internal/ec2local/ec2api"
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
 	"github.com/elotl/kip/v2/internal/ec2local/imds"
 )
 
@@ -29,7 +29,11 @@ func (s *Server) metadata(addr netip.Addr) (imds.Instance, bool) {
 		out.Groups = append(out.Groups, world.SecurityGroups[id].Name)
 	}
 	if i.ProfileARN != "" {
-		out.ProfileARN, out.ProfileID = i.ProfileARN, ec2api.ProfileID(i.ProfileARN)
+		out.ProfileARN, out.ProfileID = i.ProfileARN, iam.ProfileID(i.ProfileARN)
+		// Without a role, or with one that does not trust EC2, there are no credentials.
+		if role, session, err := s.iam.InstanceSession(i.ProfileARN, i.ID); err == nil {
+			out.Role, out.Session = role, session
+		}
 	}
 	if i.Metadata.Tags {
 		out.Tags = i.Tags

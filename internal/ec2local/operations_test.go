@@ -44,6 +44,7 @@ func (e *endpoint) admin(t *testing.T, method, path string, body any) {
 // every answer.
 func TestEveryOperation(t *testing.T) {
 	e, ctx := start(t, nil), t.Context()
+	e.addProfile(t, "other")
 	in := e.cell(t)
 	in.InstanceMarketOptions = &types.InstanceMarketOptionsRequest{MarketType: types.MarketTypeSpot}
 	in.Monitoring = &types.RunInstancesMonitoringEnabled{Enabled: aws.Bool(true)}
@@ -159,7 +160,7 @@ func TestEveryOperation(t *testing.T) {
 	must(e.DeleteSecurityGroup(ctx, &ec2.DeleteSecurityGroupInput{GroupId: group}))(t)
 
 	for _, op := range ec2api.Operations() {
-		if !e.recorder.Operations()[op] {
+		if !e.recorder.Operations("ec2")[op] {
 			t.Errorf("%s was not tried", op)
 		}
 	}

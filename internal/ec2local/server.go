@@ -17,9 +17,12 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/ec2api"
 	"github.com/elotl/kip/v2/internal/ec2local/fault"
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
+	"github.com/elotl/kip/v2/internal/ec2local/iamapi"
 	"github.com/elotl/kip/v2/internal/ec2local/imds"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
+	"github.com/elotl/kip/v2/internal/ec2local/stsapi"
 	"github.com/elotl/kip/v2/internal/ec2local/throttle"
 )
 
@@ -39,6 +42,9 @@ type Config struct {
 	VPC netip.Prefix
 	// Credentials are the keys of the account's administrators, who may do everything.
 	Credentials signature.Credentials
+	// IssuerKeys are files with the public keys of token issuers, by the issuer's URL: PEM, or a JSON web key set. Tokens
+	// of these issuers can be exchanged for credentials of roles, once the account has an OIDC provider for them.
+	IssuerKeys map[string]string
 	// Types looks an instance type up; see CatalogueTypes.
 	Types func(name string) (cloud.Type, bool)
 	// SpotMarket is what spot instances cost; see CatalogueSpotMarket. There need not be one.
@@ -65,9 +71,12 @@ type Server struct {
 	cfg    Config
 	cloud  *cloud.Cloud
 	faults *fault.Script
+	iam    *iam.Account
 	gate   *access.Gate
-	imds   *imds.Server
-	mux    *http.ServeMux
+	// services by the name that requests are signed for.
+	services map[string]http.Handler
+	imds     *imds.Server
+	mux      *http.ServeMux
 }
 
 // New opens the account in cfg.Dir, or makes it.
@@ -85,12 +94,20 @@ func New(cfg Config) (*Server, error) {
 	s.imds = imds.New(imds.Config{
 		Lookup: s.metadata, Key: account.World().MetadataKey, Now: cfg.Clock.Now, Log: cfg.Log,
 	})
-	s.gate = access.New(access.Config{
-		AccountID: AccountID, Identities: administrators(cfg.Credentials), Now: cfg.Clock.Now,
-		Serves: func(service, region string) bool { return service == "ec2" && region == cfg.Region },
+	s.iam, err = iam.Open(iam.Config{
+		Dir: cfg.Dir, AccountID: AccountID, Administrators: cfg.Credentials, IssuerKeys: cfg.IssuerKeys, Now: cfg.Clock.Now,
 	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the account: %w", err)
+	}
+	s.gate = access.New(access.Config{AccountID: AccountID, Identities: s.iam, Now: cfg.Clock.Now, Serves: s.serves})
 	trouble := ec2api.Trouble{Faults: s.faults, Throttle: throttle.New(cfg.Throttling, cfg.Clock), Clock: cfg.Clock}
-	s.mux.Handle("/{$}", ec2api.New(account, s.gate, trouble, cfg.Log))
+	s.services = map[string]http.Handler{
+		ec2Service: ec2api.New(account, s.gate, s.iam, trouble, cfg.Log),
+		"iam":      iamapi.New(s.iam, s.gate, cfg.Log),
+		"sts":      stsapi.New(s.iam, s.gate, cfg.Log),
+	}
+	s.mux.HandleFunc("/{$}", s.dispatch)
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	s.mux.Handle(adminPrefix, fromLoopback(s.admin()))
 	return s, nil

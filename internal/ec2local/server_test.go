@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
 	"github.com/elotl/kip/v2/internal/ec2local/machine/machinetest"
 	"github.com/elotl/kip/v2/internal/ec2local/modeltest"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
@@ -35,11 +36,11 @@ const (
 type endpoint struct {
 	*ec2.Client
 	url        string
+	server     *Server
 	config     Config
 	hypervisor *machinetest.Hypervisor
 	recorder   *modeltest.Recorder
 	client     *http.Client
-	server     *Server
 	stop       func()
 }
 
@@ -72,6 +73,7 @@ func start(t *testing.T, change func(*Config)) *endpoint {
 	e.client = &http.Client{Transport: e.recorder}
 	e.restart(t)
 	t.Cleanup(func() { e.stop() })
+	e.addProfile(t, "cells")
 	return e
 }
 
@@ -90,6 +92,7 @@ func (e *endpoint) restart(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx, metadata, api) }()
+	e.server = server
 	e.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {
@@ -99,6 +102,22 @@ func (e *endpoint) restart(t *testing.T) {
 	}
 	e.url = "http://" + api.Addr().String()
 	e.Client = e.sdk(testKey, testSecret)
+}
+
+// addProfile makes an instance profile with a role of the same name, which EC2 may assume and which may do nothing.
+func (e *endpoint) addProfile(t *testing.T, name string) {
+	t.Helper()
+	trust := `{"Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}]}`
+	_, err := e.server.iam.CreateRole(iam.Role{Name: name, Trust: trust})
+	if err == nil {
+		_, err = e.server.iam.CreateProfile(iam.Profile{Name: name})
+	}
+	if err == nil {
+		err = e.server.iam.AddRole(name, name)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // sdk makes a client that does not repeat requests.

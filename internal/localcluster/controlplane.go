@@ -70,7 +70,7 @@ func (c *Cluster) apiserver() process {
 			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 			"--proxy-client-cert-file=" + pki.path("front-proxy-client.crt"), "--proxy-client-key-file=" + pki.path("front-proxy-client.key"),
-			"--service-account-issuer=https://kubernetes.default.svc." + clusterDomain,
+			"--service-account-issuer=" + tokenIssuer,
 			"--service-account-key-file=" + pki.path("service-accounts.pub"),
 			"--service-account-signing-key-file=" + pki.path("service-accounts.key"),
 			"--service-cluster-ip-range=" + serviceCIDR,

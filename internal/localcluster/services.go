@@ -17,6 +17,10 @@ const (
 	kubeletPort  = 10250
 )
 
+// tokenIssuer is who issues the tokens of service accounts. ec2local knows its keys, as AWS knows those of an EKS cluster,
+// so that a service account can stand for a role of the account.
+const tokenIssuer = "https://kubernetes.default.svc." + clusterDomain
+
 // ec2 is the cloud. It makes the cells' network, so it comes before everything
 // that listens on the machine's address in it.
 func (c *Cluster) ec2() process {
@@ -29,6 +33,7 @@ func (c *Cluster) ec2() process {
 			"--region=" + region, "--vpc-cidr=" + c.settings.VPC.String(), "--cluster=" + c.settings.Name,
 			"--images=" + c.path("images"), "--credentials=" + c.path("ec2-credentials.json"), "--boot-delay=" + c.BootDelay.String(),
 			fmt.Sprintf("--throttle=%t", !c.Unthrottled),
+			"--issuer-keys=" + tokenIssuer + "=" + c.pki.path("service-accounts.pub"),
 		},
 		Ready: answers(c.ec2URL() + "/healthz"),
 	}

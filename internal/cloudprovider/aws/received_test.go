@@ -86,6 +86,7 @@ func TestEverythingIsInOneLaunch(t *testing.T) {
 	p.cfg.ExtraSecurityGroups = []string{aws.ToString(extra.GroupId)}
 	req := request("token")
 	req.Launch.CapacityType = v1beta1.Spot
+	e.instanceProfile(t, "reader")
 	req.Instance.InstanceProfile = "reader"
 	req.VolumeGiB, req.CPU, req.UserData = 33, resource.MustParse("1500m"), []byte("user data")
 	r := e.receive(t, p, req)
@@ -189,6 +190,7 @@ func TestPassRoleIsNamed(t *testing.T) {
 	p := e.provider(t, "c/n/node")
 	e.fault(t, `[{"count":1,"code":"UnauthorizedOperation","message":"You are not authorized to perform this operation. User: arn:aws:sts::1:assumed-role/kip/x is not authorized to perform: iam:PassRole on resource: arn:aws:iam::1:role/reader"}]`)
 	req := request("token")
+	e.instanceProfile(t, "reader")
 	req.Instance.InstanceProfile = "reader"
 	_, err := p.Create(t.Context(), req)
 	if cloudprovider.KindOf(err) != cloudprovider.Denied || !strings.HasPrefix(err.Error(), "iam:PassRole: ") {

@@ -75,15 +75,17 @@ func (c *Calls) Forget() {
 	c.denials = nil
 }
 
-func (c *Calls) allowed(principal string, actions map[string]bool) {
+// Allowed counts a call that was allowed, once for each action.
+func (c *Calls) Allowed(principal string, actions ...string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for action := range actions {
+	for _, action := range actions {
 		c.count(principal, action).Allowed++
 	}
 }
 
-func (c *Calls) denied(d *Denied) {
+// Denied counts a call that was not allowed, and keeps it.
+func (c *Calls) Denied(d *Denied) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.count(d.Principal, d.Action).Denied++

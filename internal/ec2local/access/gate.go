@@ -1,10 +1,12 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,11 +18,16 @@ import (
 type Principal struct {
 	// ARN and UserID are what AWS calls them, for a session those of the session.
 	ARN, UserID string
+	// RoleARN is the role of a session, "" for others.
+	RoleARN string
 	// Administrator may do everything, policies or not.
 	Administrator bool
 	// Policies returns the policies of this moment: they may change while a session lasts.
 	Policies func() []*policy.Document
 }
+
+// Identity is the ARN by which policies know the principal: a session goes by its role.
+func (p Principal) Identity() string { return cmp.Or(p.RoleARN, p.ARN) }
 
 // Identities knows whose access keys are whose.
 type Identities interface {
@@ -83,7 +90,7 @@ func (g *Gate) Authenticate(ctx context.Context, r *http.Request, body []byte) (
 	c.keys.Set("aws:CurrentTime", g.cfg.Now().UTC().Format(time.RFC3339))
 	c.keys.Set("aws:EpochTime", strconv.FormatInt(g.cfg.Now().Unix(), 10))
 	c.keys.Set("aws:PrincipalAccount", g.cfg.AccountID)
-	c.keys.Set("aws:PrincipalArn", principal.ARN)
+	c.keys.Set("aws:PrincipalArn", principal.Identity())
 	c.keys.Set("aws:RequestedRegion", signer.Region)
 	c.keys.Set("aws:SecureTransport", strconv.FormatBool(r.TLS != nil))
 	c.keys.Set("aws:userid", principal.UserID)
@@ -96,16 +103,18 @@ func (g *Gate) Authenticate(ctx context.Context, r *http.Request, body []byte) (
 // Authorize tells whether the caller may do all of what one call means to do; the error is a *Denied for the first thing
 // that it may not. The requests' keys are those besides the ones that all calls have. The verdict is remembered.
 func (c *Caller) Authorize(requests ...policy.Request) error {
-	actions := map[string]bool{}
+	var actions []string
 	for _, r := range requests {
 		if verdict := c.judge(r); verdict != policy.Allowed {
 			denied := &Denied{Principal: c.ARN, Action: r.Action, Resource: r.Resource, Explicit: verdict == policy.Denied}
-			c.gate.calls.denied(denied)
+			c.gate.calls.Denied(denied)
 			return denied
 		}
-		actions[r.Action] = true
+		if !slices.Contains(actions, r.Action) {
+			actions = append(actions, r.Action)
+		}
 	}
-	c.gate.calls.allowed(c.ARN, actions)
+	c.gate.calls.Allowed(c.ARN, actions...)
 	return nil
 }
 

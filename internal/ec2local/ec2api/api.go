@@ -12,9 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"mime"
 	"net/http"
-	"net/url"
 
 	"github.com/elotl/kip/v2/internal/ec2local/access"
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
@@ -27,15 +25,16 @@ const maxBody = 1 << 20
 
 // API is EC2's API as an http.Handler.
 type API struct {
-	cloud   *cloud.Cloud
-	gate    *access.Gate
-	trouble Trouble
-	log     *slog.Logger
+	cloud    *cloud.Cloud
+	gate     *access.Gate
+	profiles Profiles
+	trouble  Trouble
+	log      *slog.Logger
 }
 
 // New makes the API of an account. Requests that gate does not let pass are refused.
-func New(c *cloud.Cloud, gate *access.Gate, trouble Trouble, log *slog.Logger) *API {
-	return &API{cloud: c, gate: gate, trouble: trouble, log: log}
+func New(c *cloud.Cloud, gate *access.Gate, profiles Profiles, trouble Trouble, log *slog.Logger) *API {
+	return &API{cloud: c, gate: gate, profiles: profiles, trouble: trouble, log: log}
 }
 
 // ServeHTTP implements [http.Handler].
@@ -82,7 +81,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (action string, answ
 	if err != nil {
 		return "", nil, authError(err)
 	}
-	form, err := parameters(r, body)
+	form, err := query.Parameters(r, body)
 	if err != nil {
 		return "", nil, err
 	}
@@ -98,30 +97,6 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) (action string, answ
 		return run(a, call{action: action, form: form, caller: caller})
 	})
 	return action, answer, err
-}
-
-// parameters reads a request's parameters: from the query of a GET, from the form of a POST.
-func parameters(r *http.Request, body []byte) (url.Values, error) {
-	raw := r.URL.RawQuery
-	switch r.Method {
-	case http.MethodGet:
-	case http.MethodPost:
-		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-		if err != nil || kind != "application/x-www-form-urlencoded" {
-			return nil, query.Errorf("InvalidRequest", "A POST must be of type application/x-www-form-urlencoded")
-		}
-		if raw != "" {
-			return nil, query.Errorf("InvalidRequest", "A POST must have its parameters in the body only")
-		}
-		raw = string(body)
-	default:
-		return nil, query.Errorf("InvalidRequest", "The method must be GET or POST")
-	}
-	form, err := url.ParseQuery(raw)
-	if err != nil {
-		return nil, query.Errorf("MalformedQueryString", "The parameters cannot be read: %v", err)
-	}
-	return form, nil
 }
 
 // authError is the refusal of a request that was not believed.

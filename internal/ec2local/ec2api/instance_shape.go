@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 )
 
@@ -169,7 +170,7 @@ func (a *API) instance(i *cloud.Instance, w cloud.World) instance {
 		out.Lifecycle, out.SpotRequestID = "spot", i.Spot.RequestID
 	}
 	if i.ProfileARN != "" {
-		out.Profile = &profile{ARN: i.ProfileARN, ID: ProfileID(i.ProfileARN)}
+		out.Profile = &profile{ARN: i.ProfileARN, ID: iam.ProfileID(i.ProfileARN)}
 	}
 	if !i.HasMachine() {
 		return out

@@ -1,35 +1,9 @@
 package ec2api
 
 import (
-	"crypto/sha256"
-	"encoding/base32"
-
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 )
-
-// ProfileID makes up the ID of an instance profile from its ARN: AIPA and 16 characters.
-func ProfileID(arn string) string {
-	sum := sha256.Sum256([]byte(arn))
-	return "AIPA" + base32.StdEncoding.EncodeToString(sum[:])[:16]
-}
-
-// requestProfile is an instance profile in a request: one of the two.
-type requestProfile struct {
-	ARN  string `query:"Arn"`
-	Name string
-}
-
-// arn is the profile's ARN, empty if the request names none.
-func (p requestProfile) arn(account string) (string, error) {
-	switch {
-	case p.Name == "":
-		return p.ARN, nil
-	case p.ARN != "":
-		return "", query.Errorf("InvalidParameterCombination",
-			"The parameters 'iamInstanceProfile.name' and 'iamInstanceProfile.arn' may not be used in combination")
-	}
-	return "arn:aws:iam::" + account + ":instance-profile/" + p.Name, nil
-}
 
 type associateProfileRequest struct {
 	InstanceID string         `query:"InstanceId,required"`
@@ -49,7 +23,7 @@ type profileAssociation struct {
 }
 
 func (a *API) associateProfile(in *associateProfileRequest) (*associateProfileAnswer, error) {
-	arn, err := in.Profile.arn(a.cloud.AccountID())
+	arn, err := a.profileARN(in.Profile)
 	if err == nil && arn == "" {
 		err = query.Errorf("MissingParameter", "The request must contain the parameter IamInstanceProfile")
 	}
@@ -58,6 +32,6 @@ func (a *API) associateProfile(in *associateProfileRequest) (*associateProfileAn
 	}
 	id, err := a.cloud.AssociateProfile(in.InstanceID, arn)
 	return &associateProfileAnswer{Association: profileAssociation{
-		ID: id, InstanceID: in.InstanceID, Profile: profile{ARN: arn, ID: ProfileID(arn)}, State: "associating",
+		ID: id, InstanceID: in.InstanceID, Profile: profile{ARN: arn, ID: iam.ProfileID(arn)}, State: "associating",
 	}}, err
 }

@@ -69,11 +69,14 @@ func runInstances(a *API, c call) (query.Answerer, error) {
 	if err := query.Decode(c.form, &in); err != nil {
 		return nil, err
 	}
-	launch, err := in.launch(a.cloud.AccountID())
+	launch, err := in.launch()
 	if err != nil {
 		return nil, err
 	}
 	if err := a.admit(c, a.touchedBy(launch)); err != nil {
+		return nil, err
+	}
+	if launch.ProfileARN, err = a.profileARN(in.Profile); err != nil {
 		return nil, err
 	}
 	launch.RequestHash = requestHash(c.form)
@@ -99,7 +102,7 @@ func requestHash(form url.Values) string {
 }
 
 // launch turns the request into the wish for instances, as far as that can be told without the account.
-func (in *runInstancesRequest) launch(account string) (cloud.Launch, error) {
+func (in *runInstancesRequest) launch() (cloud.Launch, error) {
 	l := cloud.Launch{
 		Min: in.MinCount, Max: in.MaxCount, ClientToken: in.ClientToken, DryRun: in.DryRun,
 		ImageID: in.ImageID, Type: in.InstanceType, SubnetID: in.SubnetID,
@@ -119,7 +122,7 @@ func (in *runInstancesRequest) launch(account string) (cloud.Launch, error) {
 		}
 	}
 	var err error
-	l.ProfileARN, err = in.Profile.arn(account)
+	l.ProfileARN, err = in.Profile.nameOrARN() // until it is looked up
 	return l, err
 }
 

@@ -22,8 +22,12 @@ func (in *terminateInstancesRequest) touches(a *API) []touched { return a.existi
 func (in *stopInstancesRequest) touches(a *API) []touched      { return a.existing(in.InstanceIDs...) }
 func (in *startInstancesRequest) touches(a *API) []touched     { return a.existing(in.InstanceIDs...) }
 
-func (in *associateProfileRequest) touches(a *API) []touched { return a.existing(in.InstanceID) }
-func (in *modifyVolumeRequest) touches(a *API) []touched     { return a.existing(in.VolumeID) }
+func (in *modifyVolumeRequest) touches(a *API) []touched { return a.existing(in.VolumeID) }
+
+func (in *associateProfileRequest) touches(a *API) []touched {
+	name, _ := in.Profile.nameOrARN() // what is wrong with it is told to those who may do it
+	return append(a.existing(in.InstanceID), a.passRole(name)...)
+}
 
 func (in *modifyCreditsRequest) touches(a *API) []touched {
 	var ids []string
@@ -120,8 +124,12 @@ func (a *API) touchedBy(l cloud.Launch) []touched {
 	if l.Volume.SizeGiB == 0 {
 		l.Volume.SizeGiB = cloud.RootVolumeGiB
 	}
+	profile := l.ProfileARN
+	if found, _, ok := a.profiles.ResolveProfile(profile); ok {
+		profile = found
+	}
 	instance := a.instanceKeys(&cloud.Instance{
-		Zone: zone, EBSOptimized: l.EBSOptimized, Spot: l.Spot, Type: l.Type, ProfileARN: l.ProfileARN, Metadata: l.Metadata,
+		Zone: zone, EBSOptimized: l.EBSOptimized, Spot: l.Spot, Type: l.Type, ProfileARN: profile, Metadata: l.Metadata,
 	})
 	delete(instance, "ec2:instanceid") // it has none yet
 	nic := a.interfaceKeys(l.SubnetID, zone)
@@ -134,6 +142,7 @@ func (a *API) touchedBy(l cloud.Launch) []touched {
 		a.resource(l.SubnetID),
 	}
 	all = append(all, a.existing(l.Groups...)...)
+	all = append(all, a.passRole(l.ProfileARN)...)
 	if l.KeyName != "" {
 		all = append(all, touched{arn: a.arn("key-pair", l.KeyName), keys: policy.Keys{}})
 	}

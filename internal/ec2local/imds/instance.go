@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
 )
 
 // Instance is what an instance can learn of itself.
@@ -26,6 +28,9 @@ type Instance struct {
 	LaunchIndex                                 int
 	UserData                                    []byte
 	ProfileARN, ProfileID                       string // empty without a profile
+	// Role is the role of the instance profile, if there are credentials for it, and Session what makes them.
+	Role    string
+	Session iam.Session
 	// Tags are nil unless the instance may read them.
 	Tags map[string]string
 
@@ -77,6 +82,12 @@ func (i Instance) tree() map[string]string {
 		t["meta-data/iam/info"] = toJSON(map[string]string{
 			"Code": "Success", "LastUpdated": formatTime(i.LaunchTime),
 			"InstanceProfileArn": i.ProfileARN, "InstanceProfileId": i.ProfileID,
+		})
+	}
+	if i.Role != "" {
+		t["meta-data/iam/security-credentials/"+i.Role] = toJSON(map[string]string{
+			"Code": "Success", "Type": "AWS-HMAC", "LastUpdated": formatTime(i.LaunchTime), "AccessKeyId": i.Session.AccessKeyID,
+			"SecretAccessKey": i.Session.Secret, "Token": i.Session.Token, "Expiration": formatTime(i.Session.Expires),
 		})
 	}
 	if !i.InterruptionNotice.IsZero() {

@@ -1,4 +1,5 @@
-// Package modeltest checks EC2 answers against AWS's own description of its API, for tests.
+// Package modeltest checks answers of EC2 and of the services beside it against AWS's own descriptions of their APIs, for
+// tests.
 //
 // SDKs skip what they do not know and default what is missing, so an answer that they accept may still be wrong. Here
 // every element must be one that the model knows at that place, once, with a value of its type. The model comes with
@@ -22,21 +23,30 @@ import (
 
 const namespace = "http://ec2.amazonaws.com/doc/2016-11-15/"
 
-// Model is a description of the EC2 API.
+// Model is a description of a service's API.
 type Model struct {
 	// File is where it was read.
 	File string
 
-	Operations map[string]struct {
-		Output *struct{ Shape string }
+	Metadata   struct{ Protocol, XMLNamespace string }
+	Operations map[string]operation
+	Shapes     map[string]*shape
+}
+
+type operation struct {
+	HTTP struct {
+		Method, RequestURI string
+		ResponseCode       int
 	}
-	Shapes map[string]*shape
+	Output *struct{ Shape, ResultWrapper string }
 }
 
 type shape struct {
 	Type      string
 	Members   map[string]member
 	Member    member
+	Key       member
+	Value     member
 	Required  []string
 	Enum      []string
 	Flattened bool
@@ -51,19 +61,38 @@ func (m member) name(otherwise string) string {
 	return otherwise
 }
 
-// places are where Debian's packages keep the model.
+// places are where Debian's packages keep a model.
 var places = []string{
-	"/usr/lib/python3/dist-packages/botocore/data/ec2/2016-11-15/service-2.json",
-	"/usr/lib/python3/dist-packages/botocore/data/ec2/2016-11-15/service-2.json.gz",
-	"/usr/lib/python3/dist-packages/awscli/botocore/data/ec2/2016-11-15/service-2.json",
+	"/usr/lib/python3/dist-packages/botocore/data/%s/service-2.json",
+	"/usr/lib/python3/dist-packages/botocore/data/%s/service-2.json.gz",
+	"/usr/lib/python3/dist-packages/awscli/botocore/data/%s/service-2.json",
 }
 
-// Load reads the installed model, once in a process. Without one the error wraps fs.ErrNotExist.
-var Load = sync.OnceValues(load)
+// loaders read the installed models, each once in a process, by the name that requests to the service are signed for.
+var loaders = func() map[string]func() (*Model, error) {
+	out := map[string]func() (*Model, error){}
+	for service, folder := range map[string]string{
+		"ec2": "ec2/2016-11-15", "iam": "iam/2010-05-08", "sts": "sts/2011-06-15", "ssm": "ssm/2014-11-06", "ecr": "ecr/2015-09-21",
+		"aws-marketplace": "meteringmarketplace/2016-01-14", "elasticfilesystem": "efs/2015-02-01",
+	} {
+		out[service] = sync.OnceValues(func() (*Model, error) { return load(folder) })
+	}
+	return out
+}()
 
-func load() (*Model, error) {
+// Load returns the installed model of a service. Without one the error wraps fs.ErrNotExist.
+func Load(service string) (*Model, error) {
+	read, ok := loaders[service]
+	if !ok {
+		return nil, fmt.Errorf("no model of a service %q is known", service)
+	}
+	return read()
+}
+
+func load(folder string) (*Model, error) {
 	var err error
-	for _, file := range places {
+	for _, place := range places {
+		file := fmt.Sprintf(place, folder)
 		var raw []byte
 		if raw, err = os.ReadFile(file); err != nil {
 			continue
@@ -79,7 +108,7 @@ func load() (*Model, error) {
 		}
 		return m, nil
 	}
-	return nil, fmt.Errorf("finding EC2's API model (packages awscli or python3-botocore): %w", err)
+	return nil, fmt.Errorf("finding an API model (packages awscli or python3-botocore): %w", err)
 }
 
 func gunzip(raw []byte) ([]byte, error) {
@@ -99,15 +128,24 @@ type element struct {
 
 // Check returns what is wrong with an operation's answer.
 func (m *Model) Check(operation string, answer []byte) []string {
-	var root element
-	if err := xml.Unmarshal(answer, &root); err != nil {
-		return []string{fmt.Sprintf("%s: %v", operation, err)}
-	}
 	op, ok := m.Operations[operation]
 	if !ok {
 		return []string{operation + ": no such operation"}
 	}
 	c := checker{model: m}
+	switch m.Metadata.Protocol {
+	case "json", "rest-json":
+		c.json(operation, answer, op)
+		return c.found
+	}
+	var root element
+	if err := xml.Unmarshal(answer, &root); err != nil {
+		return []string{fmt.Sprintf("%s: %v", operation, err)}
+	}
+	if m.Metadata.Protocol == "query" {
+		c.query(operation, root, op)
+		return c.found
+	}
 	if root.XMLName.Local != operation+"Response" || root.XMLName.Space != namespace {
 		c.report(operation, "the root is %s of %q", root.XMLName.Local, root.XMLName.Space)
 	}
@@ -132,6 +170,40 @@ type checker struct {
 	found []string
 }
 
+// item is what items of lists are called unless the model says otherwise.
+func (c *checker) item() string {
+	if c.model.Metadata.Protocol == "query" {
+		return "member"
+	}
+	return "item"
+}
+
+// query checks an answer of a service that speaks the Query protocol as all but EC2 do.
+func (c *checker) query(name string, root element, op operation) {
+	if root.XMLName.Local != name+"Response" || root.XMLName.Space != c.model.Metadata.XMLNamespace {
+		c.report(name, "the root is %s of %q", root.XMLName.Local, root.XMLName.Space)
+	}
+	want := []string{"ResponseMetadata"}
+	if op.Output != nil {
+		want = []string{op.Output.ResultWrapper, "ResponseMetadata"}
+	}
+	var got []string
+	for _, child := range root.Children {
+		got = append(got, child.XMLName.Local)
+	}
+	if !slices.Equal(got, want) {
+		c.report(name, "has %v instead of %v", got, want)
+		return
+	}
+	last := root.Children[len(root.Children)-1]
+	if len(last.Children) != 1 || last.Children[0].XMLName.Local != "RequestId" || last.Children[0].Text == "" {
+		c.report(name, "no RequestId")
+	}
+	if op.Output != nil {
+		c.check(name, root.Children[0], c.model.Shapes[op.Output.Shape])
+	}
+}
+
 func (c *checker) report(path, format string, args ...any) {
 	c.found = append(c.found, path+": "+fmt.Sprintf(format, args...))
 }
@@ -146,7 +218,7 @@ func (c *checker) check(path string, e element, s *shape) {
 			c.report(path, "text in a list")
 		}
 		for _, item := range e.Children {
-			if name := s.Member.name("item"); item.XMLName.Local != name {
+			if name := s.Member.name(c.item()); item.XMLName.Local != name {
 				c.report(path, "an item is called %s instead of %s", item.XMLName.Local, name)
 				continue
 			}

@@ -6,7 +6,7 @@ import (
 )
 
 func TestCheck(t *testing.T) {
-	model, err := Load()
+	model, err := Load(ec2)
 	if err != nil {
 		t.Skip(err)
 	}

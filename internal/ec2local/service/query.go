@@ -1,0 +1,57 @@
+package service
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/elotl/kip/v2/internal/ec2local/query"
+)
+
+// Query is the Query protocol in a service's dialect.
+type Query query.Wire
+
+func (q Query) read(r *http.Request, body []byte) (string, func(any) error, error) {
+	form, err := query.Parameters(r, body)
+	if err != nil {
+		return "", nil, invalid(err)
+	}
+	action := form.Get("Action")
+	if version := form.Get("Version"); version != q.Version {
+		return action, nil, Errorf(http.StatusBadRequest, "InvalidAction", "Could not find operation %s for version %s", action, version)
+	}
+	return action, func(into any) error { return invalid(query.Decode(form, into)) }, nil
+}
+
+// invalid is the refusal of a request that could not be read.
+func invalid(err error) error {
+	var e *query.Error
+	if errors.As(err, &e) {
+		return Errorf(http.StatusBadRequest, "ValidationError", "%s", e.Message)
+	}
+	return err
+}
+
+func (q Query) contentType() string { return "text/xml" }
+
+func (q Query) answer(out io.Writer, action, requestID string, answer any) (int, error) {
+	return http.StatusOK, query.Wire(q).EncodeAnswer(out, action, requestID, answer)
+}
+
+func (q Query) refuse(out io.Writer, _ http.Header, requestID string, e *Error) error {
+	return query.Wire(q).EncodeError(out, requestID, &query.Error{Status: e.Status, Code: e.Code, Message: e.Message})
+}
+
+func (q Query) codes() codes {
+	return codes{
+		unsigned:      Error{http.StatusForbidden, "MissingAuthenticationToken", "Request is missing Authentication Token"},
+		incomplete:    Error{http.StatusBadRequest, "IncompleteSignature", ""},
+		unknownKey:    Error{http.StatusForbidden, "InvalidClientTokenId", "The security token included in the request is invalid."},
+		mismatch:      Error{http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
+		expired:       Error{http.StatusForbidden, "SignatureDoesNotMatch", ""},
+		tokenExpired:  Error{http.StatusForbidden, "ExpiredToken", "The security token included in the request is expired"},
+		denied:        Error{http.StatusForbidden, "AccessDenied", ""},
+		internal:      Error{http.StatusInternalServerError, "InternalFailure", "The request processing has failed because of an unknown error, exception or failure."},
+		unknownAction: Error{http.StatusBadRequest, "InvalidAction", "Could not find this operation"},
+	}
+}

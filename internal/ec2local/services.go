@@ -1,0 +1,63 @@
+package ec2local
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/url"
+
+	"github.com/elotl/kip/v2/internal/ec2local/query"
+	"github.com/elotl/kip/v2/internal/ec2local/signature"
+)
+
+// globalRegion is the region that services without regions are signed for, and that the older endpoint of STS is in.
+const globalRegion = "us-east-1"
+
+// serves tells whether there is a service, by its signing name, in a region.
+func (s *Server) serves(service, region string) bool {
+	if s.services[service] == nil {
+		return false
+	}
+	global := service == "iam" || service == "sts"
+	// Clients that are told an endpoint sign for their own region, also for global services.
+	return region == s.cfg.Region || global && region == globalRegion
+}
+
+// ec2Service is the service that answers what is for none, in the protocol of most clients here.
+const ec2Service = "ec2"
+
+// dispatch hands a request to the service that it is signed for, as AWS's endpoints do by their host names. Nothing is
+// believed yet: the service checks the signature.
+func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
+	name := signature.Service(r)
+	if name == "" && unsignedSTS(w, r) {
+		name = "sts"
+	}
+	service, ok := s.services[name]
+	if !ok {
+		service = s.services[ec2Service]
+	}
+	service.ServeHTTP(w, r)
+}
+
+// maxPeek is the most of a request that is read to find out whose it is.
+const maxPeek = 1 << 20
+
+// unsignedSTS tells whether a request without a signature is for STS, which has operations for those who have no
+// credentials yet.
+func unsignedSTS(w http.ResponseWriter, r *http.Request) bool {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPeek))
+	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), failing{err}))
+	form, _ := url.ParseQuery(string(body) + "&" + r.URL.RawQuery) // what can be read of it
+	return form.Get("Version") == query.STS.Version
+}
+
+// failing is the end of a body, or the error that it could not be read for.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	return 0, io.EOF
+}
