@@ -22,6 +22,8 @@ const interruptionNotice = 2 * time.Minute
 //	GET  /_ec2local/vpc                        the ID of the only VPC: {"vpcId": …}
 //	GET  /_ec2local/calls                      what was called, by whom, how often, and what was denied: {"calls": …, "denied": …}
 //	DELETE /_ec2local/calls                    forgets it
+//	GET  /_ec2local/marketplace                what was registered and metered
+//	PUT  /_ec2local/marketplace                products that cannot be used: {"CODE": "CustomerNotEntitledException"}
 //	GET  /_ec2local/faults                     the rules of the fault script, as a JSON list
 //	PUT  /_ec2local/faults                     replaces them
 //	PUT  /_ec2local/lag                        how far reads are behind: {"appear": "5s", "stale": "2s"}
@@ -44,6 +46,18 @@ func (s *Server) admin() http.Handler {
 	mux.HandleFunc("DELETE "+adminPrefix+"calls", func(w http.ResponseWriter, _ *http.Request) {
 		s.gate.Calls().Forget()
 		adminAnswer(w, nil)
+	})
+	mux.HandleFunc("GET "+adminPrefix+"marketplace", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(s.metering.State()) // the client may be gone
+	})
+	mux.HandleFunc("PUT "+adminPrefix+"marketplace", func(w http.ResponseWriter, r *http.Request) {
+		var products map[string]string
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<20)).Decode(&products)
+		if err == nil {
+			err = s.metering.Refuse(products)
+		}
+		adminAnswer(w, err)
 	})
 	mux.HandleFunc("GET "+adminPrefix+"faults", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")

@@ -21,6 +21,7 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/iamapi"
 	"github.com/elotl/kip/v2/internal/ec2local/imds"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
+	"github.com/elotl/kip/v2/internal/ec2local/meteringapi"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
 	"github.com/elotl/kip/v2/internal/ec2local/stsapi"
 	"github.com/elotl/kip/v2/internal/ec2local/throttle"
@@ -75,6 +76,7 @@ type Server struct {
 	gate   *access.Gate
 	// services by the name that requests are signed for.
 	services map[string]http.Handler
+	metering *meteringapi.Service
 	imds     *imds.Server
 	mux      *http.ServeMux
 }
@@ -107,7 +109,10 @@ func New(cfg Config) (*Server, error) {
 		"iam":      iamapi.New(s.iam, s.gate, cfg.Log),
 		"sts":      stsapi.New(s.iam, s.gate, cfg.Log),
 	}
-	s.mux.HandleFunc("/{$}", s.dispatch)
+	if err := s.addServices(); err != nil {
+		return nil, fmt.Errorf("opening the account: %w", err)
+	}
+	s.mux.HandleFunc("/", s.dispatch)
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	s.mux.Handle(adminPrefix, fromLoopback(s.admin()))
 	return s, nil

@@ -92,7 +92,6 @@ func (e *endpoint) restart(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx, metadata, api) }()
-	e.server = server
 	e.stop = func() {
 		cancel()
 		if err := <-ended; err != nil {

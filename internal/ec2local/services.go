@@ -5,13 +5,38 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"path/filepath"
 
+	"github.com/elotl/kip/v2/internal/ec2local/ecrapi"
+	"github.com/elotl/kip/v2/internal/ec2local/efsapi"
+	"github.com/elotl/kip/v2/internal/ec2local/meteringapi"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
+	"github.com/elotl/kip/v2/internal/ec2local/ssmapi"
 )
 
 // globalRegion is the region that services without regions are signed for, and that the older endpoint of STS is in.
 const globalRegion = "us-east-1"
+
+// addServices makes the services that know neither users nor machines.
+func (s *Server) addServices() (err error) {
+	file := func(name string) string { return filepath.Join(s.cfg.Dir, name) }
+	now, log := s.cfg.Clock.Now, s.cfg.Log
+	s.services["ecr"] = ecrapi.New(ecrapi.Config{AccountID: AccountID, Region: s.cfg.Region, Gate: s.gate, Now: now, Log: log})
+	s.services["ssm"], err = ssmapi.New(ssmapi.Config{
+		File: file("ssm.json"), Images: s.cloud.Images, AccountID: AccountID, Region: s.cfg.Region, Gate: s.gate, Now: now, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	s.metering, err = meteringapi.New(meteringapi.Config{File: file("metering.json"), Gate: s.gate, Now: now, Log: log})
+	if err != nil {
+		return err
+	}
+	s.services["aws-marketplace"] = s.metering.Server
+	s.services[efsService], err = efsapi.New(efsapi.Config{Dir: s.cfg.Dir, Cloud: s.cloud, Gate: s.gate, Now: now, Log: log})
+	return err
+}
 
 // serves tells whether there is a service, by its signing name, in a region.
 func (s *Server) serves(service, region string) bool {
@@ -22,6 +47,9 @@ func (s *Server) serves(service, region string) bool {
 	// Clients that are told an endpoint sign for their own region, also for global services.
 	return region == s.cfg.Region || global && region == globalRegion
 }
+
+// efsService is the only service that has paths.
+const efsService = "elasticfilesystem"
 
 // ec2Service is the service that answers what is for none, in the protocol of most clients here.
 const ec2Service = "ec2"
@@ -36,6 +64,10 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 	service, ok := s.services[name]
 	if !ok {
 		service = s.services[ec2Service]
+	}
+	if name != efsService && r.URL.Path != "/" {
+		http.NotFound(w, r)
+		return
 	}
 	service.ServeHTTP(w, r)
 }

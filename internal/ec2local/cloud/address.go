@@ -24,6 +24,9 @@ func (c *Cloud) FreeAddresses() map[string]int {
 	for _, id := range c.addresses {
 		out[c.instances[id].Interface.SubnetID]--
 	}
+	for _, subnet := range c.held {
+		out[subnet]--
+	}
 	return out
 }
 
@@ -35,7 +38,7 @@ func (c *Cloud) takeAddresses(s Subnet, n int, taken map[netip.Addr]bool) ([]net
 	for tries := 0; tries < total && len(out) < n; tries++ {
 		addr := addrAt(s.CIDR, reservedAtStart+at)
 		at = (at + 1) % total
-		if _, used := c.addresses[addr]; !used && !taken[addr] {
+		if !c.used(addr) && !taken[addr] {
 			out = append(out, addr)
 			taken[addr] = true
 		}
@@ -54,7 +57,7 @@ func (c *Cloud) wantAddress(s Subnet, addr netip.Addr, taken map[netip.Addr]bool
 	if !s.CIDR.Contains(addr) || addr.Less(addrAt(s.CIDR, reservedAtStart)) || !addr.Less(last) {
 		return query.Errorf("InvalidParameterValue", "Address %s does not fall within the subnet's address range", addr)
 	}
-	if _, used := c.addresses[addr]; used || taken[addr] {
+	if c.used(addr) || taken[addr] {
 		return query.Errorf("InvalidIPAddress.InUse", "Address %s is in use.", addr)
 	}
 	taken[addr] = true

@@ -30,6 +30,7 @@ type Cloud struct {
 	instances    map[string]*Instance
 	tokens       map[string]string     // client token -> reservation ID
 	addresses    map[netip.Addr]string // private address -> instance ID
+	held         map[netip.Addr]string // private address of something else -> subnet ID
 	nextAddress  map[string]int        // subnet -> where to look for a free address
 	seq          int64
 	drivers      map[string]*driver
@@ -56,7 +57,7 @@ func Open(cfg Config) (*Cloud, error) {
 	c := &Cloud{
 		cfg: cfg, store: st,
 		reservations: map[string]*Reservation{}, instances: map[string]*Instance{}, tokens: map[string]string{},
-		addresses: map[netip.Addr]string{}, nextAddress: map[string]int{}, drivers: map[string]*driver{},
+		addresses: map[netip.Addr]string{}, held: map[netip.Addr]string{}, nextAddress: map[string]int{}, drivers: map[string]*driver{},
 		lag: cfg.Lag, versions: map[string][]version{},
 		net: enforcer{changed: make(chan struct{}, 1)},
 	}

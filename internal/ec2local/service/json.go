@@ -56,15 +56,15 @@ func (j JSON) codes() codes { return jsonCodes(http.StatusBadRequest) }
 // jsonCodes are the codes of services that speak JSON; what concerns the signature has one status.
 func jsonCodes(status int) codes {
 	return codes{
-		unsigned:      Error{status, "MissingAuthenticationTokenException", "Missing Authentication Token"},
-		incomplete:    Error{status, "IncompleteSignatureException", ""},
-		unknownKey:    Error{status, "UnrecognizedClientException", "The security token included in the request is invalid."},
-		mismatch:      Error{status, "InvalidSignatureException", "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
-		expired:       Error{status, "InvalidSignatureException", ""},
-		tokenExpired:  Error{status, "ExpiredTokenException", "The security token included in the request is expired"},
-		denied:        Error{status, "AccessDeniedException", ""},
-		internal:      Error{http.StatusInternalServerError, "InternalFailure", "The request processing has failed because of an unknown error, exception or failure."},
-		unknownAction: Error{http.StatusBadRequest, "UnknownOperationException", "The requested operation is not known"},
+		unsigned:      Error{Status: status, Code: "MissingAuthenticationTokenException", Message: "Missing Authentication Token"},
+		incomplete:    Error{Status: status, Code: "IncompleteSignatureException"},
+		unknownKey:    Error{Status: status, Code: "UnrecognizedClientException", Message: "The security token included in the request is invalid."},
+		mismatch:      Error{Status: status, Code: "InvalidSignatureException", Message: "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
+		expired:       Error{Status: status, Code: "InvalidSignatureException"},
+		tokenExpired:  Error{Status: status, Code: "ExpiredTokenException", Message: "The security token included in the request is expired"},
+		denied:        Error{Status: status, Code: "AccessDeniedException"},
+		internal:      Error{Status: http.StatusInternalServerError, Code: "InternalFailure", Message: "The request processing has failed because of an unknown error, exception or failure."},
+		unknownAction: Error{Status: http.StatusBadRequest, Code: "UnknownOperationException", Message: "The requested operation is not known"},
 	}
 }
 

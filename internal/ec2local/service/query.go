@@ -44,14 +44,14 @@ func (q Query) refuse(out io.Writer, _ http.Header, requestID string, e *Error) 
 
 func (q Query) codes() codes {
 	return codes{
-		unsigned:      Error{http.StatusForbidden, "MissingAuthenticationToken", "Request is missing Authentication Token"},
-		incomplete:    Error{http.StatusBadRequest, "IncompleteSignature", ""},
-		unknownKey:    Error{http.StatusForbidden, "InvalidClientTokenId", "The security token included in the request is invalid."},
-		mismatch:      Error{http.StatusForbidden, "SignatureDoesNotMatch", "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
-		expired:       Error{http.StatusForbidden, "SignatureDoesNotMatch", ""},
-		tokenExpired:  Error{http.StatusForbidden, "ExpiredToken", "The security token included in the request is expired"},
-		denied:        Error{http.StatusForbidden, "AccessDenied", ""},
-		internal:      Error{http.StatusInternalServerError, "InternalFailure", "The request processing has failed because of an unknown error, exception or failure."},
-		unknownAction: Error{http.StatusBadRequest, "InvalidAction", "Could not find this operation"},
+		unsigned:      Error{Status: http.StatusForbidden, Code: "MissingAuthenticationToken", Message: "Request is missing Authentication Token"},
+		incomplete:    Error{Status: http.StatusBadRequest, Code: "IncompleteSignature"},
+		unknownKey:    Error{Status: http.StatusForbidden, Code: "InvalidClientTokenId", Message: "The security token included in the request is invalid."},
+		mismatch:      Error{Status: http.StatusForbidden, Code: "SignatureDoesNotMatch", Message: "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."},
+		expired:       Error{Status: http.StatusForbidden, Code: "SignatureDoesNotMatch"},
+		tokenExpired:  Error{Status: http.StatusForbidden, Code: "ExpiredToken", Message: "The security token included in the request is expired"},
+		denied:        Error{Status: http.StatusForbidden, Code: "AccessDenied"},
+		internal:      Error{Status: http.StatusInternalServerError, Code: "InternalFailure", Message: "The request processing has failed because of an unknown error, exception or failure."},
+		unknownAction: Error{Status: http.StatusBadRequest, Code: "InvalidAction", Message: "Could not find this operation"},
 	}
 }

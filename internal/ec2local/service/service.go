@@ -23,6 +23,8 @@ type Error struct {
 	// Status is the HTTP status.
 	Status        int
 	Code, Message string
+	// Fields are what the error's body has besides, where the protocol has room for it.
+	Fields map[string]string
 }
 
 // Error implements error.
