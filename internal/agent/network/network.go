@@ -134,15 +134,22 @@ func (c Config) podNetwork() object {
 	}
 }
 
-// EnsureResolver writes a resolv.conf if the machine has none or an empty one.
-// Where a DHCP client or the base image wrote one, that stands.
+// vpcResolver is the address at which every VPC's own resolver can be reached.
+const vpcResolver = "169.254.169.253"
+
+// EnsureResolver writes a resolv.conf with the servers, or the VPC's if there
+// are none, if the machine has none or an empty one. Where a DHCP client or the
+// base image wrote one, with what the VPC's DHCP options say, that stands.
 func EnsureResolver(path string, servers []string) error {
 	now, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading %s: %w", path, err)
 	}
-	if strings.Contains(string(now), "nameserver") || len(servers) == 0 {
+	if strings.Contains(string(now), "nameserver") {
 		return nil
+	}
+	if len(servers) == 0 {
+		servers = []string{vpcResolver}
 	}
 	var b strings.Builder
 	for _, s := range servers {

@@ -66,7 +66,7 @@ func TestEnsureResolver(t *testing.T) {
 			want: "nameserver 10.96.0.10\nnameserver 10.96.0.11\n"},
 		"Present": {reason: "what DHCP wrote stands", before: "nameserver 10.0.0.2\n", servers: []string{"10.96.0.10"},
 			want: "nameserver 10.0.0.2\n"},
-		"NothingKnown": {reason: "no servers, no file full of nothing", want: ""},
+		"NothingKnown": {reason: "a pod without a resolver finds nothing", want: "nameserver 169.254.169.253\n"},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
