@@ -2,6 +2,7 @@ package install
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -101,10 +102,17 @@ type object struct {
 
 func (o object) key() string { return o.Kind + " " + o.Metadata.Namespace + "/" + o.Metadata.Name }
 
-// into decodes o; a field that the type does not have is an error.
+// into decodes o as the API server would: a field that the type does not have
+// is an error, and so is a number for a string.
 func (o object) into(t *testing.T, typed any) {
 	t.Helper()
-	if err := yaml.UnmarshalStrict(o.text, typed); err != nil {
+	data, err := yaml.YAMLToJSONStrict(o.text)
+	if err != nil {
+		t.Fatalf("%s: %v", o.key(), err)
+	}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(typed); err != nil {
 		t.Fatalf("%s: %v", o.key(), err)
 	}
 }
