@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test tools tools-dev build image push test test-unit test-e2e generate lint verify bench-start bench-overhead clean
+.PHONY: help up down status deps deps-test tools tools-dev tools-test build image push test test-unit test-e2e generate lint verify bench-start bench-overhead clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,7 +64,7 @@ clean: ## End a local cluster and remove all that was built
 
 # As root everything is installed and built first, so that no test is skipped for want of a program.
 test: ## Every test; without root those that need it are left out
-	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory deps-test tools test-unit test-e2e; \
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory deps-test tools tools-test test-unit test-e2e; \
 	else $(MAKE) --no-print-directory test-unit; \
 	echo "Left out: the end-to-end tests (make test-e2e) and what else is skipped above; they need root."; fi
 
@@ -89,6 +89,9 @@ bench-overhead: deps tools build ## Measure the memory a cell needs beside its p
 
 deps-test:
 	@$(build-tools) deps run test
+
+tools-test:
+	@$(build-tools) programs test
 
 tools-dev:
 	@$(build-tools) programs dev

@@ -28,7 +28,8 @@ const usage = `Builds the pinned third-party programs under tools/ and installs 
   build list               every program: its version, its groups, whether it is built
   build deps SET...        install the Debian packages of a set that are missing
 
-Groups: cluster (what a local cluster runs), dev (linters and generators).
+Groups: cluster (what a local cluster runs), dev (linters and generators),
+        test (what only tests run).
 Sets:   build (to compile runc), run (for a local cluster), test (for the end-to-end tests).
 
 Flags, before the command:

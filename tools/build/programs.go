@@ -12,6 +12,7 @@ import (
 const (
 	groupCluster = "cluster" // what a local cluster and its cells run
 	groupDev     = "dev"     // what developing Kip needs
+	groupTest    = "test"    // what only tests run
 )
 
 // A program is what is built, versioned and replaced as a whole: one or more
@@ -181,6 +182,12 @@ var programs = []program{
 		source: "github.com/distribution/distribution/v3",
 		stamp:  stampVersion("github.com/distribution/distribution/v3/version.version", false),
 		check:  []string{"--version"},
+	},
+	{
+		name: "helm", group: groupTest, module: "helm",
+		source: "helm.sh/helm/v4", main: []string{"cmd/helm"},
+		stamp: stampVersion("helm.sh/helm/v4/internal/version.version", false),
+		check: []string{"version", "--short"},
 	},
 	{
 		name: "controller-gen", group: groupDev, module: "controller-gen",
