@@ -134,7 +134,7 @@ func wrap(action string, err error) error {
 	if ours, ok := errors.AsType[*cloudprovider.Error](err); ok {
 		return ours // Kip kept to its pace: nothing was asked
 	}
-	e := &cloudprovider.Error{Kind: cloudprovider.Transient, Action: action, Err: err}
+	e := &cloudprovider.Error{Kind: cloudprovider.Transient, Action: called(action, err), Err: err}
 	if answer, ok := errors.AsType[smithy.APIError](err); ok {
 		e.Code = answer.ErrorCode()
 		e.Kind = classify(e.Code)
@@ -143,8 +143,26 @@ func wrap(action string, err error) error {
 		if m := performed.FindStringSubmatch(e.Message); e.Kind == cloudprovider.Denied && m != nil {
 			e.Action = m[1]
 		}
+		if e.Kind == cloudprovider.Denied && e.Action == assumeRole {
+			// STS says no more than that, and people look at the wrong policy.
+			e.Message += "; the role that Kip was given does not exist, or its trust policy does not name the cluster's identity provider and Kip's service account"
+		}
 	}
 	return e
+}
+
+// assumeRole is how a service account's token becomes credentials.
+const assumeRole = "sts:AssumeRoleWithWebIdentity"
+
+// called is the action that failed: the one that was called, or that of STS
+// which was to get the credentials for it.
+func called(action string, err error) string {
+	for op, ok := errors.AsType[*smithy.OperationError](err); ok; op, ok = errors.AsType[*smithy.OperationError](op.Err) {
+		if op.Service() == "STS" {
+			return "sts:" + op.Operation()
+		}
+	}
+	return action
 }
 
 // invalid is an error of the configuration that Kip finds by itself.
