@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/elotl/kip/v2/internal/servingcert"
 )
 
 // Options are the flags of kip run.
@@ -19,11 +21,13 @@ type Options struct {
 	NodeName       string
 	NodeIP         string
 	KubeletListen  string
-	MetricsListen  string
-	HealthListen   string
-	DataDir        string
-	Catalogue      string
-	LogLevel       slog.Level
+	// KubeletServingSigner is what servingcert.Signer understands.
+	KubeletServingSigner string
+	MetricsListen        string
+	HealthListen         string
+	DataDir              string
+	Catalogue            string
+	LogLevel             slog.Level
 }
 
 // NewCommand is the command kip run.
@@ -62,6 +66,7 @@ instances. It may be stopped and started at any time: pods run on meanwhile.`,
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as the pod's service account")
 	f.StringVar(&o.NodeIP, "node-ip", os.Getenv("POD_IP"), "the address at which the API server reaches the kubelet API; $POD_IP by default")
 	f.StringVar(&o.KubeletListen, "kubelet-listen", ":10250", "where the kubelet API listens")
+	f.StringVar(&o.KubeletServingSigner, "kubelet-serving-signer", servingcert.Auto, "who signs the kubelet API's certificate: auto, self-signed, or the name of a signer")
 	f.StringVar(&o.MetricsListen, "metrics-listen", ":9090", "where /metrics listens; 0 turns it off")
 	f.StringVar(&o.HealthListen, "health-listen", ":8081", "where /healthz and /readyz listen; 0 turns them off")
 	f.StringVar(&o.DataDir, "data-dir", filepath.Join(os.TempDir(), "kip"), "where logs of ended pods are kept")

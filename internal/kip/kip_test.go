@@ -3,11 +3,9 @@ package kip
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -264,26 +262,5 @@ func TestCommandErrors(t *testing.T) {
 				t.Errorf("%v, want something about %s", err, tc.want)
 			}
 		})
-	}
-}
-
-func TestServingCertificate(t *testing.T) {
-	now := time.Now()
-	c, err := servingCertificate("kip-provider-0", "10.0.0.1", now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(c.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if cert.Subject.CommonName != "system:node:kip-provider-0" || !cert.IPAddresses[0].Equal(net.ParseIP("10.0.0.1")) || cert.DNSNames[0] != "kip-provider-0" {
-		t.Errorf("%+v", cert.Subject)
-	}
-	if now.Before(cert.NotBefore) || now.AddDate(0, 11, 0).After(cert.NotAfter) {
-		t.Errorf("valid from %s to %s", cert.NotBefore, cert.NotAfter)
-	}
-	if _, err := servingCertificate("n", "kip.example.com", now); err == nil || !strings.Contains(err.Error(), "--node-ip") {
-		t.Errorf("%v", err)
 	}
 }

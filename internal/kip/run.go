@@ -48,6 +48,7 @@ import (
 	"github.com/elotl/kip/v2/internal/podlogs"
 	"github.com/elotl/kip/v2/internal/provider"
 	"github.com/elotl/kip/v2/internal/registrylogin"
+	"github.com/elotl/kip/v2/internal/servingcert"
 	"github.com/elotl/kip/v2/internal/tunnel"
 )
 
@@ -169,7 +170,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	kubelet = kubeletapi.New(kubeletapi.Config{
 		Pods: pods, Transport: transport, Logs: logs, Auth: auth, Clock: clock.RealClock{}, Log: log,
 	})
-	certificate, err := servingCertificate(o.NodeName, o.NodeIP, time.Now())
+	certificate, err := newServingCertificate(restConfig, kube, mgr, o, version.GitVersion, log)
 	if err != nil {
 		return err
 	}
@@ -183,8 +184,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		cells.Start,
 		func(ctx context.Context) error { runAuth(ctx); return nil },
 		func(ctx context.Context) error {
-			return kubelet.Serve(ctx, listener, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12})
+			return kubelet.Serve(ctx, listener, &tls.Config{GetCertificate: certificate.GetCertificate, MinVersion: tls.VersionTLS12})
 		},
+		certificate.Run,
 		func(ctx context.Context) error {
 			return pods.Run(ctx, kube, mgr.GetCache(), provider.NewNode(node))
 		},
@@ -195,12 +197,29 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		}
 	}
 	log.Info("kip starts", "node", o.NodeName, "kubernetes", version.GitVersion, "region", cfg.Cloud.AWS.Region)
-	log.Warn("the kubelet API has a self-signed certificate; an API server that checks kubelet certificates will refuse it")
 	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	log.Info("kip stops; pods run on")
 	return nil
+}
+
+// newServingCertificate makes what keeps the kubelet API's certificate.
+func newServingCertificate(c *rest.Config, kube kubernetes.Interface, mgr ctrl.Manager, o Options, serverVersion string, log *slog.Logger) (*servingcert.Manager, error) {
+	signer, err := servingcert.Signer(o.KubeletServingSigner, serverVersion)
+	if err != nil {
+		return nil, err
+	}
+	asNode := rest.CopyConfig(c)
+	asNode.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName, Groups: []string{"system:nodes"}}
+	node, err := kubernetes.NewForConfig(asNode)
+	if err != nil {
+		return nil, fmt.Errorf("making the virtual node's client: %w", err)
+	}
+	return servingcert.New(servingcert.Config{
+		Kip: kube, Node: node, Signer: signer, NodeName: o.NodeName, NodeIP: o.NodeIP,
+		Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
+	})
 }
 
 // newCloud makes the cloud's driver.

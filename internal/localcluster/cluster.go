@@ -185,8 +185,8 @@ func (c *Cluster) install(ctx context.Context) error {
 	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", filepath.Join(c.Root, "kustomize", "base")); err != nil {
 		return fmt.Errorf("installing Kip's objects: %w", err)
 	}
-	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", filepath.Join(c.Root, "kustomize", "local", "coredns.yaml")); err != nil {
-		return fmt.Errorf("giving CoreDNS its rights: %w", err)
+	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", filepath.Join(c.Root, "kustomize", "local")); err != nil {
+		return fmt.Errorf("giving rights that only a local cluster has: %w", err)
 	}
 	return nil
 }
