@@ -33,6 +33,8 @@ type Config struct {
 	// BootDelay is how long instances stay pending before they boot. It may be
 	// changed at any time; Up and Start bring it into effect.
 	BootDelay time.Duration
+	// Kip is how Kip runs, by default KipPod. Up brings a change into effect.
+	Kip KipMode
 	// Unthrottled: the cloud answers any number of requests. EC2 does not.
 	Unthrottled bool
 	// Progress is told, in one line each, what is being done.
@@ -135,8 +137,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
 		c.install,
 		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns),
-		c.pushImages, c.ensureNode, c.configureKip,
-		c.ensure(c.kip),
+		c.pushImages, c.ensureNode, c.startKip,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -179,11 +180,13 @@ func (c *Cluster) ensure(p func() process) func(context.Context) error {
 	}
 }
 
-// install applies what Kip and the cluster need in the API server: Kip's own
-// parts from the files that ship.
+// install applies what the cluster needs in the API server, and Kip's own parts
+// from the files that ship, unless somebody else installs Kip.
 func (c *Cluster) install(ctx context.Context) error {
-	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", filepath.Join(c.Root, "kustomize", "base")); err != nil {
-		return fmt.Errorf("installing Kip's objects: %w", err)
+	if c.Kip != KipNone {
+		if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-k", filepath.Join(c.Root, "kustomize", "base")); err != nil {
+			return fmt.Errorf("installing Kip's objects: %w", err)
+		}
 	}
 	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", filepath.Join(c.Root, "kustomize", "local")); err != nil {
 		return fmt.Errorf("giving rights that only a local cluster has: %w", err)
@@ -199,34 +202,40 @@ func (c *Cluster) kubectl(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// kipTokenSeconds: Kip as a process has no kubelet that renews its token. Up
-// asks for a new one each time.
-const kipTokenSeconds = int64(365 * 24 * 3600)
+// tokenSeconds: Kip as a process has no kubelet that renews its tokens. Up asks
+// for new ones each time.
+const tokenSeconds = int64(365 * 24 * 3600)
 
-// configureKip writes what Kip is started with: its service account's token
-// and provider.yaml.
-func (c *Cluster) configureKip(ctx context.Context) error {
-	_, client, err := c.Client()
-	if err != nil {
-		return err
-	}
-	seconds := kipTokenSeconds
-	token, err := client.CoreV1().ServiceAccounts("kip").CreateToken(ctx, "kip-provider",
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("getting a token for Kip's service account: %w", err)
-	}
-	if err := writeFile(c.path("kip.token"), []byte(token.Status.Token), 0o600); err != nil {
-		return err
-	}
-	if err := c.pki.kubeconfig(c.path("kip.kubeconfig"), c.apiserverURL(), "kip-provider", c.path("kip.token")); err != nil {
-		return err
-	}
+// configureProcess writes what Kip as a process is started with: tokens of its
+// service account for the API server and for AWS, and provider.yaml.
+func (c *Cluster) configureProcess(ctx context.Context) error {
 	vpc, err := c.vpcID(ctx)
 	if err != nil {
 		return err
 	}
-	return c.writeProviderConfig(vpc)
+	if err := c.makeRole(ctx, vpc); err != nil {
+		return err
+	}
+	_, client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	for file, audiences := range map[string][]string{"kip.token": nil, "kip-aws.token": {"sts.amazonaws.com"}} {
+		seconds := tokenSeconds
+		token, err := client.CoreV1().ServiceAccounts(kipNamespace).CreateToken(ctx, kipAccount, &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds, Audiences: audiences},
+		}, metav1.CreateOptions{})
+		if err != nil {
+			return fmt.Errorf("getting a token for Kip's service account: %w", err)
+		}
+		if err := writeFile(c.path(file), []byte(token.Status.Token), 0o600); err != nil {
+			return err
+		}
+	}
+	if err := c.pki.kubeconfig(c.path("kip.kubeconfig"), c.apiserverURL(), kipAccount, c.path("kip.token")); err != nil {
+		return err
+	}
+	return c.writeProviderConfig(vpc, c.ec2URL())
 }
 
 // Down ends the cluster: Kip first, so that it launches nothing more, then the
@@ -268,9 +277,10 @@ func (c *Cluster) destroyCloud(ctx context.Context) error {
 	return nil
 }
 
-// ComponentStatus is the state of one of the cluster's processes.
+// ComponentStatus is the state of one of the cluster's components.
 type ComponentStatus struct {
-	Name    string
+	Name string
+	// PID is 0 for Kip as a pod.
 	PID     int
 	Running bool
 	Ready   error
@@ -286,18 +296,24 @@ func (c *Cluster) Status(ctx context.Context) ([]ComponentStatus, error) {
 			return nil, err
 		}
 		s := ComponentStatus{Name: p.Name, Running: alive}
+		probe, cancel := context.WithTimeout(ctx, 3*time.Second)
 		if alive {
 			s.PID, s.Since = r.PID, r.Started
-			probe, cancel := context.WithTimeout(ctx, 3*time.Second)
 			s.Ready = p.Ready(probe)
-			cancel()
+		} else if p.Name == Kip {
+			// An API server that does not answer is told of already.
+			if pod, err := c.podStatus(probe); err == nil && pod != nil {
+				s = *pod
+			}
 		}
+		cancel()
 		all = append(all, s)
 	}
 	return all, nil
 }
 
-// Kill ends a process as a crash would.
+// Kill ends a process as a crash would. Kip can be killed and started this way
+// only where it is one.
 func (c *Cluster) Kill(name string) error { return c.processes.kill(name) }
 
 // Start starts one process, if it does not run, and waits for it.

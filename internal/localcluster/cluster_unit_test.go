@@ -128,7 +128,7 @@ func TestConfigurationFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	for _, write := range []func() error{c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, func() error { return c.writeProviderConfig("vpc-1") }} {
+	for _, write := range []func() error{c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, func() error { return c.writeProviderConfig("vpc-1", c.ec2URL()) }} {
 		if err := write(); err != nil {
 			t.Fatal(err)
 		}

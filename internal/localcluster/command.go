@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -95,12 +96,24 @@ func existing(cfg *Config, do func(*cobra.Command, *Cluster, []string) error) fu
 }
 
 func upCommand(cfg *Config) *cobra.Command {
-	example := true
+	example, kip := true, string(KipPod)
 	cmd := &cobra.Command{
 		Use: "up", Args: cobra.NoArgs,
 		Short: "Start the cluster, or what of it does not run, and the example",
 		Long: `Starts the cluster, replaces what was built anew, and ends when the example's
-pods are Ready on cells of their own. Safe to interrupt and to repeat.`,
+pods are Ready on cells of their own. Safe to interrupt and to repeat.
+
+Kip is installed as on EKS, as a pod of the ordinary node with a role of its
+own. --kip=process runs it as a process of this machine instead, for work on
+Kip itself; --kip=none leaves it out, to install it by hand.`,
+		PreRunE: func(*cobra.Command, []string) error {
+			if !slices.Contains(kipModes, kip) {
+				return fmt.Errorf("--kip is %q; it takes %s", kip, strings.Join(kipModes, ", "))
+			}
+			cfg.Kip = KipMode(kip)
+			example = example && cfg.Kip != KipNone
+			return nil
+		},
 		RunE: with(cfg, func(cmd *cobra.Command, c *Cluster, _ []string) error {
 			if err := c.Up(cmd.Context()); err != nil {
 				return err
@@ -114,6 +127,7 @@ pods are Ready on cells of their own. Safe to interrupt and to repeat.`,
 			return c.printExample(cmd.Context(), cmd.OutOrStdout())
 		}),
 	}
+	cmd.Flags().StringVar(&kip, "kip", kip, "how Kip runs: "+strings.Join(kipModes, ", "))
 	cmd.Flags().BoolVar(&example, "example", example, "deploy the example application and wait for it")
 	return cmd
 }
@@ -151,10 +165,10 @@ func statusCommand(cfg *Config) *cobra.Command {
 					fmt.Fprintf(w, "%s\tdoes not run\t-\t-\n", s.Name)
 					broken++
 				case s.Ready != nil:
-					fmt.Fprintf(w, "%s\tnot ready: %v\t%d\t%s\n", s.Name, s.Ready, s.PID, s.Since.Format(time.DateTime))
+					fmt.Fprintf(w, "%s\tnot ready: %v\t%s\t%s\n", s.Name, s.Ready, s.pid(), s.Since.Format(time.DateTime))
 					broken++
 				default:
-					fmt.Fprintf(w, "%s\tready\t%d\t%s\n", s.Name, s.PID, s.Since.Format(time.DateTime))
+					fmt.Fprintf(w, "%s\tready\t%s\t%s\n", s.Name, s.pid(), s.Since.Format(time.DateTime))
 				}
 			}
 			if err := w.Flush(); err != nil {
@@ -166,6 +180,14 @@ func statusCommand(cfg *Config) *cobra.Command {
 			return c.printCells(cmd.Context(), cmd.OutOrStdout())
 		}),
 	}
+}
+
+// pid is the process ID for people.
+func (s ComponentStatus) pid() string {
+	if s.PID == 0 {
+		return "(pod)"
+	}
+	return strconv.Itoa(s.PID)
 }
 
 func kubeconfigCommand(cfg *Config) *cobra.Command {
@@ -193,6 +215,9 @@ func logsCommand(cfg *Config) *cobra.Command {
 				return fmt.Errorf("there is no component %q; there are %s", args[0], strings.Join(Components, ", "))
 			}
 			f, err := os.Open(c.LogPath(args[0]))
+			if args[0] == Kip && errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("Kip runs as a pod: kubectl --kubeconfig %s -n %s logs %s", c.Kubeconfig(), kipNamespace, NodeName)
+			}
 			if err != nil {
 				return fmt.Errorf("%s has no log: %w", args[0], err)
 			}

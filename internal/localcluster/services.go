@@ -39,7 +39,11 @@ func (c *Cluster) ec2() process {
 	}
 }
 
+// ec2URL is ec2local's for processes of this machine, ec2HostURL for pods.
 func (c *Cluster) ec2URL() string { return fmt.Sprintf("http://127.0.0.1:%d", c.settings.EC2Port) }
+func (c *Cluster) ec2HostURL() string {
+	return fmt.Sprintf("http://%s:%d", c.settings.host(), c.settings.EC2Port)
+}
 
 // vpcID asks ec2local for its only VPC.
 func (c *Cluster) vpcID(ctx context.Context) (string, error) {
@@ -144,6 +148,9 @@ func (c *Cluster) kip() process {
 			fmt.Sprintf("--metrics-listen=127.0.0.1:%d", c.settings.MetricsPort), "--health-listen=0",
 			"--data-dir=" + c.path("kip"),
 		},
+		Env: []string{
+			"AWS_ROLE_ARN=" + roleARN, "AWS_WEB_IDENTITY_TOKEN_FILE=" + c.path("kip-aws.token"), "AWS_ENDPOINT_URL_STS=" + c.ec2URL(),
+		},
 		Watch: []string{c.path("provider.yaml")},
 		Ready: func(ctx context.Context) error {
 			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, fmt.Sprint(kubeletPort)))
@@ -164,8 +171,6 @@ cloud:
   aws:
     region: {{.Region}}
     endpointURL: {{.EC2}}
-    accessKeyID: {{.AccessKeyID}}
-    secretAccessKey: {{.SecretAccessKey}}
     vpcID: {{.VPC}}
 kubelet:
   clusterDNS: ["{{.Host}}"]
@@ -179,10 +184,9 @@ cells:
     endpoint: http://{{.Registry}}
 `))
 
-func (c *Cluster) writeProviderConfig(vpcID string) error {
+func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
-		"Region": region, "EC2": c.ec2URL(), "VPC": vpcID, "Domain": clusterDomain,
-		"AccessKeyID": c.settings.AccessKeyID, "SecretAccessKey": c.settings.SecretAccessKey,
+		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
 		"Host": c.settings.host(), "Registry": c.registryAddress(),
 	})
 }

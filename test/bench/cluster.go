@@ -46,6 +46,7 @@ type bench struct {
 func withCluster(ctx context.Context, root string, progress func(string, ...any), f func(context.Context, *bench) error) (err error) {
 	cfg := localcluster.Config{
 		Name: clusterName, Dir: filepath.Join(root, ".cache", "clusters", clusterName), Root: root, Progress: progress,
+		Kip: localcluster.KipProcess, // its log tells when it did what
 	}
 	if _, err := os.Stat(cfg.Dir); err == nil {
 		progress("removing what an earlier run left")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -123,4 +124,42 @@ func (c *cloud) setFaults(ctx context.Context, rules ...fault.Rule) error {
 		return fmt.Errorf("setting faults: %s", resp.Status)
 	}
 	return nil
+}
+
+// denial is a call of Kip's role that its policy does not allow.
+type denial struct{ Action, Resource, Principal string }
+
+// calls are how often Kip's role was allowed each action, and what it was denied.
+func (c *cloud) calls(ctx context.Context) (allowed map[string]int, denied []denial, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/_ec2local/calls", nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Calls []struct {
+			Action, Principal string
+			Allowed           int
+		}
+		Denied []denial
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return nil, nil, err
+	}
+	allowed = map[string]int{}
+	for _, n := range answer.Calls {
+		if strings.Contains(n.Principal, "assumed-role/kip-provider") {
+			allowed[n.Action] += n.Allowed
+		}
+	}
+	for _, d := range answer.Denied {
+		if strings.Contains(d.Principal, "assumed-role/kip-provider") {
+			denied = append(denied, d)
+		}
+	}
+	return allowed, denied, nil
 }

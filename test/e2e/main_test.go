@@ -53,7 +53,11 @@ func run(m *testing.M) (code int) {
 		return fail(err)
 	}
 	keep := os.Getenv("KIP_E2E_KEEP") == "1"
-	cfg := localcluster.Config{Name: fmt.Sprintf("e2e%d", os.Getpid()%100000), Root: root, Progress: progress}
+	cfg := localcluster.Config{
+		Name: fmt.Sprintf("e2e%d", os.Getpid()%100000), Root: root, Progress: progress,
+		// As a process: the tests kill it, and read its log.
+		Kip: localcluster.KipProcess,
+	}
 	if keep {
 		cfg.Name, cfg.Dir = "e2e", filepath.Join(root, ".cache", "e2e")
 	} else if cfg.Dir, err = os.MkdirTemp(filepath.Join(root, ".cache"), "e2e-"); err != nil {
@@ -136,6 +140,18 @@ func checkRights() error {
 	}
 	if len(log) == 0 {
 		return errors.New("Kip has written no log: it cannot be told whether it lacked a right")
+	}
+	// And in the cloud it has the policy that ships, which is the seed's bound
+	// to its own tags.
+	calls, denied, err := shared.cloud.calls(context.Background())
+	if err != nil {
+		return err
+	}
+	if len(denied) > 0 {
+		return fmt.Errorf("the policy in kustomize/iam lacks a right that Kip needs: %+v", denied)
+	}
+	if len(calls) == 0 {
+		return errors.New("ec2local saw no call of Kip's role: it cannot be told whether it lacked a right")
 	}
 	return nil
 }

@@ -1,0 +1,256 @@
+package localcluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
+	iamtypes "github.com/aws/aws-sdk-go-v2/service/iam/types"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/elotl/kip/v2/internal/ociimage"
+)
+
+// KipMode is how Kip runs in a cluster.
+type KipMode string
+
+const (
+	// KipPod: as a pod of the ordinary node, installed by kustomize/deploy.sh
+	// as on EKS, with the role of its service account.
+	KipPod KipMode = "pod"
+	// KipProcess: as a process of this machine under the same service account,
+	// for those who work on it: it is replaced in a second, and its log is a file.
+	KipProcess KipMode = "process"
+	// KipNone: not at all; somebody else installs it.
+	KipNone KipMode = "none"
+)
+
+// kipModes are all of them, the default first.
+var kipModes = []string{string(KipPod), string(KipProcess), string(KipNone)}
+
+const (
+	kipNamespace = "kip"
+	kipAccount   = "kip-provider"
+	kipRole      = "kip-provider"
+	roleARN      = "arn:aws:iam::" + accountID + ":role/" + kipRole
+	kipImage     = "docker.io/elotl/kip"
+
+	// deployTimeout is for a busy machine; an idle one needs some seconds.
+	deployTimeout = "3m"
+)
+
+// startKip has Kip running as it was asked for, and not otherwise.
+func (c *Cluster) startKip(ctx context.Context) error {
+	if c.Kip != KipProcess {
+		if err := c.processes.stop(ctx, c.kip()); err != nil {
+			return err
+		}
+	}
+	switch c.Kip {
+	case KipProcess:
+		if err := c.uninstallPod(ctx); err != nil {
+			return err
+		}
+		if err := c.configureProcess(ctx); err != nil {
+			return err
+		}
+		return c.ensure(c.kip)(ctx)
+	case KipPod, "":
+		return c.installPod(ctx)
+	case KipNone:
+		return nil
+	}
+	return fmt.Errorf("Kip cannot run as %q; it runs as %s", c.Kip, strings.Join(kipModes, ", "))
+}
+
+// installPod installs Kip as the installation page says: the operator's role,
+// the image in a registry, and deploy.sh.
+func (c *Cluster) installPod(ctx context.Context) error {
+	began := time.Now()
+	tag, err := c.PushKip(ctx)
+	if err != nil {
+		return err
+	}
+	vpc, err := c.vpcID(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.makeRole(ctx, vpc); err != nil {
+		return err
+	}
+	if err := c.writeProviderConfig(vpc, c.ec2HostURL()); err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(c.Root, "kustomize", "deploy.sh"))
+	cmd.Env = append(os.Environ(),
+		"KUBECONFIG="+c.Kubeconfig(), "PATH="+filepath.Dir(c.tool("kubectl"))+":"+os.Getenv("PATH"),
+		"CLUSTER_NAME="+c.settings.Name, "USE_REGION="+region, "NAMESPACE="+kipNamespace,
+		"IMAGE_REGISTRY="+strings.TrimSuffix(kipImage, "/kip"), "IMAGE_TAG="+tag,
+		"KIP_SERVICE_ACCOUNT_ROLE_ARN="+roleARN, "PROVIDER_CONFIG="+c.path("provider.yaml"),
+		"AWS_ENDPOINT_URL="+c.ec2HostURL(), "DEPLOY_TIMEOUT="+deployTimeout,
+	)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("installing Kip with kustomize/deploy.sh: %w\n%s", err, out)
+	}
+	c.Progress("kip runs as pod %s/%s on %s (%.1f s)", kipNamespace, NodeName, OrdinaryNode, time.Since(began).Seconds())
+	return nil
+}
+
+// PushKip puts Kip's image into the registry under a tag of the program's own,
+// so that another program is another pod. It returns the tag.
+func (c *Cluster) PushKip(ctx context.Context) (tag string, err error) {
+	f, err := os.Open(c.bin("kip"))
+	if err != nil {
+		return "", fmt.Errorf("Kip is not built (make build): %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	tag = hex.EncodeToString(h.Sum(nil)[:6])
+	image, err := ociimage.Build(ociimage.Kip(c.bin("kip"), runtime.GOARCH))
+	if err != nil {
+		return "", err
+	}
+	return tag, c.Push(ctx, image, kipImage+":"+tag)
+}
+
+// makeRole makes Kip's role and what trusts the cluster's tokens, with the
+// policies that ship. It may be repeated.
+func (c *Cluster) makeRole(ctx context.Context, vpc string) error {
+	api := iam.New(iam.Options{
+		Region: region, BaseEndpoint: aws.String(c.ec2URL()),
+		Credentials: credentials.NewStaticCredentialsProvider(c.settings.AccessKeyID, c.settings.SecretAccessKey, ""),
+	})
+	if _, err := api.CreateOpenIDConnectProvider(ctx, &iam.CreateOpenIDConnectProviderInput{
+		Url: aws.String(tokenIssuer), ClientIDList: []string{"sts.amazonaws.com"},
+	}); err != nil && !alreadyExists(err) {
+		return fmt.Errorf("making the cluster's OIDC provider: %w", err)
+	}
+	host, err := url.Parse(tokenIssuer)
+	if err != nil {
+		return err
+	}
+	trust, err := c.policy("trust-policy.json", vpc, host.Host)
+	if err != nil {
+		return err
+	}
+	permissions, err := c.policy("kip-policy-tight.json", vpc, host.Host)
+	if err != nil {
+		return err
+	}
+	if _, err := api.CreateRole(ctx, &iam.CreateRoleInput{
+		RoleName: aws.String(kipRole), AssumeRolePolicyDocument: aws.String(trust),
+	}); err != nil && !alreadyExists(err) {
+		return fmt.Errorf("making Kip's role: %w", err)
+	}
+	if _, err := api.PutRolePolicy(ctx, &iam.PutRolePolicyInput{
+		RoleName: aws.String(kipRole), PolicyName: aws.String("kip"), PolicyDocument: aws.String(permissions),
+	}); err != nil {
+		return fmt.Errorf("giving Kip's role its rights: %w", err)
+	}
+	return nil
+}
+
+func alreadyExists(err error) bool {
+	_, ok := errors.AsType[*iamtypes.EntityAlreadyExistsException](err)
+	return ok
+}
+
+// policy is one of the policies that ship, with this cluster's names.
+func (c *Cluster) policy(file, vpc, oidcProvider string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(c.Root, "kustomize", "iam", file))
+	if err != nil {
+		return "", err
+	}
+	var unknown []string
+	text := os.Expand(string(data), func(name string) string {
+		switch name {
+		case "AWS_ACCOUNT_ID":
+			return accountID
+		case "OIDC_PROVIDER":
+			return oidcProvider
+		case "NAMESPACE":
+			return kipNamespace
+		case "KIP_SERVICE_ACCOUNT_NAME":
+			return kipAccount
+		case "USE_REGION":
+			return region
+		case "CLUSTER_NAME":
+			return c.settings.Name
+		case "VPC_ID":
+			return vpc
+		case "KIP_CELL_ROLE_NAME":
+			return "kip-cell"
+		}
+		unknown = append(unknown, name)
+		return ""
+	})
+	if len(unknown) > 0 {
+		return "", fmt.Errorf("kustomize/iam/%s wants names that are not known here: %s", file, strings.Join(unknown, ", "))
+	}
+	return text, nil
+}
+
+// uninstallPod removes Kip's StatefulSet and waits until its pod is gone: two
+// Kips would take the cells' connections from each other.
+func (c *Cluster) uninstallPod(ctx context.Context) error {
+	_, kube, err := c.Client()
+	if err != nil {
+		return err
+	}
+	err = kube.AppsV1().StatefulSets(kipNamespace).Delete(ctx, "kip-provider", metav1.DeleteOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("removing Kip's StatefulSet: %w", err)
+	}
+	return poll(ctx, "the end of Kip's pod", func(ctx context.Context) (bool, error) {
+		_, err := kube.CoreV1().Pods(kipNamespace).Get(ctx, NodeName, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// podStatus is the state of Kip's pod, nil where there is none.
+func (c *Cluster) podStatus(ctx context.Context) (*ComponentStatus, error) {
+	_, kube, err := c.Client()
+	if err != nil {
+		return nil, err
+	}
+	pod, err := kube.CoreV1().Pods(kipNamespace).Get(ctx, NodeName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for Kip's pod: %w", err)
+	}
+	s := &ComponentStatus{Name: Kip, Running: true, Since: pod.CreationTimestamp.Time}
+	ready := slices.ContainsFunc(pod.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+	if !ready {
+		s.Ready = fmt.Errorf("its pod %s/%s is not Ready; kubectl describe says why", kipNamespace, NodeName)
+	}
+	return s, nil
+}
