@@ -3,9 +3,11 @@ package aws
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -43,6 +45,9 @@ func (p *Provider) Create(ctx context.Context, req cloudprovider.LaunchRequest) 
 			p.nets.release(net)
 		}
 		p.learn(req, net, err)
+		if strings.HasPrefix(codeOf(err), "InvalidAMIID") {
+			return nil, p.withNewerImage(ctx, req, aws.ToString(in.ImageId), err)
+		}
 		if cloudprovider.KindOf(err) == cloudprovider.TokenConflict {
 			return p.resolveConflict(ctx, req, err)
 		}
@@ -94,6 +99,16 @@ func (p *Provider) learn(req cloudprovider.LaunchRequest, net subnet, err error)
 		p.nets.cache.expire()
 		p.grp.expire()
 	}
+}
+
+// withNewerImage adds to the error of a launch whose image is gone that it may
+// be repeated at once, if another image took its place.
+func (p *Provider) withNewerImage(ctx context.Context, req cloudprovider.LaunchRequest, gone string, err error) error {
+	e, ok := errors.AsType[*cloudprovider.Error](err)
+	if now, readErr := p.imgs.get(ctx, req.Launch.Architecture); ok && readErr == nil && now.id != gone {
+		e.RetryAfter = time.Millisecond
+	}
+	return err
 }
 
 // launchInput says all that the instance is made of, and the chosen subnet.

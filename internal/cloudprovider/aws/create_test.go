@@ -171,8 +171,12 @@ func TestRefusalsTeach(t *testing.T) {
 					t.Fatalf("got %v", err)
 				}
 			}
-			if s.reads[read] != 2 {
-				t.Errorf("%s read %d times, want 2", read, s.reads[read])
+			want := 2
+			if read == "images" {
+				want = 3 // at once, after each of the two refusals
+			}
+			if s.reads[read] != want {
+				t.Errorf("%s read %d times, want %d", read, s.reads[read], want)
 			}
 		})
 	}
@@ -237,5 +241,30 @@ func TestRefusedLaunchesUseNoAddresses(t *testing.T) {
 	}
 	if _, err := p.Create(t.Context(), req); cloudprovider.KindOf(err) != cloudprovider.SubnetFull {
 		t.Errorf("got %v, want SubnetFull after all 30 addresses were counted", err)
+	}
+}
+
+// TestImageIsGone: an image that was replaced is no reason to wait, one that
+// only went is.
+func TestImageIsGone(t *testing.T) {
+	for name, replaced := range map[string]bool{"replaced": true, "gone": false} {
+		t.Run(name, func(t *testing.T) {
+			p, s, _ := newStub(t, nil)
+			s.launch = func(in *ec2.RunInstancesInput) (*ec2.RunInstancesOutput, error) {
+				if replaced {
+					s.images[0].ImageId = aws.String("ami-2")
+				}
+				return nil, &smithy.GenericAPIError{Code: "InvalidAMIID.NotFound", Message: "The image id '" + aws.ToString(in.ImageId) + "' does not exist"}
+			}
+			req := request("token")
+			req.Launch.Zone = "a"
+			_, err := p.Create(t.Context(), req)
+			if cloudprovider.KindOf(err) != cloudprovider.InvalidConfiguration || (cloudprovider.RetryAfter(err) > 0) != replaced {
+				t.Errorf("got %v, to be repeated after %s", err, cloudprovider.RetryAfter(err))
+			}
+			if s.reads["images"] != 2 {
+				t.Errorf("images were read %d times", s.reads["images"])
+			}
+		})
 	}
 }
