@@ -50,7 +50,7 @@ type endpoint struct {
 	launched    atomic.Value // url.Values of the last launch
 }
 
-func newEndpoint(t *testing.T) *endpoint {
+func newEndpoint(t *testing.T, changes ...func(*ec2local.Config)) *endpoint {
 	t.Helper()
 	images := t.TempDir()
 	for name, json := range map[string]string{
@@ -65,12 +65,16 @@ func newEndpoint(t *testing.T) *endpoint {
 			t.Fatal(err)
 		}
 	}
-	server, err := ec2local.New(ec2local.Config{
+	cfg := ec2local.Config{
 		Dir: t.TempDir(), Images: images, Region: "us-west-2", Zones: []string{"us-west-2a", "us-west-2b", "us-west-2c"},
 		VPC: netip.MustParsePrefix("10.98.0.0/16"), Credentials: signature.Credentials{testKey: testSecret},
 		Types: ec2local.CatalogueTypes(catalogue(t)), Hypervisor: machinetest.New(),
 		Delays: cloud.Delays{Retention: time.Hour}, Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	server, err := ec2local.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
