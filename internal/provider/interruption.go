@@ -196,7 +196,7 @@ func (p *Provider) replace(ctx context.Context, pod *corev1.Pod, cell, next *v1b
 	p.judge(pod, err)
 	switch {
 	case err != nil:
-		return false, nil // the user's to correct
+		return false, nil //nolint:nilerr // judge told it; it is the user's to correct
 	case !known:
 		return true, nil
 	case next == nil:
