@@ -15,8 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/elotl/kip/v2/internal/agent/containerd"
 	agentmachine "github.com/elotl/kip/v2/internal/agent/machine"
@@ -227,8 +227,13 @@ func (c *Cluster) endNode(ctx context.Context, id string) error {
 	})
 }
 
-// awaitNode waits until the node's kubelet serves: what the API server holds of
-// an earlier one is older than the instance.
+// leaseFresh is how old the lease of a node whose kubelet lives can be: it is
+// renewed every ten seconds.
+const leaseFresh = 40 * time.Second
+
+// awaitNode waits until the node's kubelet serves. The node's own status says
+// too little: it may be an earlier kubelet's, and is written anew every five
+// minutes only.
 func (c *Cluster) awaitNode(ctx context.Context) error {
 	_, kube, err := c.Client()
 	if err != nil {
@@ -236,15 +241,19 @@ func (c *Cluster) awaitNode(ctx context.Context) error {
 	}
 	return poll(ctx, OrdinaryNode+" to be Ready", func(ctx context.Context) (bool, error) {
 		node, err := kube.CoreV1().Nodes().Get(ctx, OrdinaryNode, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return false, nil
-		}
 		if err != nil {
-			return false, err
+			return false, client.IgnoreNotFound(err)
+		}
+		lease, err := kube.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(ctx, OrdinaryNode, metav1.GetOptions{})
+		if err != nil {
+			return false, client.IgnoreNotFound(err)
+		}
+		if lease.Spec.RenewTime == nil || time.Since(lease.Spec.RenewTime.Time) > leaseFresh {
+			return false, nil
 		}
 		for _, cond := range node.Status.Conditions {
 			if cond.Type == corev1.NodeReady {
-				return cond.Status == corev1.ConditionTrue && time.Since(cond.LastHeartbeatTime.Time) < nodeTimeout, nil
+				return cond.Status == corev1.ConditionTrue, nil
 			}
 		}
 		return false, nil
