@@ -215,8 +215,8 @@ func logsCommand(cfg *Config) *cobra.Command {
 				return fmt.Errorf("there is no component %q; there are %s", args[0], strings.Join(Components, ", "))
 			}
 			f, err := os.Open(c.LogPath(args[0]))
-			if args[0] == Kip && errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("Kip runs as a pod: kubectl --kubeconfig %s -n %s logs %s", c.Kubeconfig(), kipNamespace, NodeName)
+			if _, there := os.Stat(c.Kubeconfig()); args[0] == Kip && errors.Is(err, fs.ErrNotExist) && there == nil {
+				return fmt.Errorf("Kip runs as a pod and has no log here: kubectl --kubeconfig %s -n %s logs %s", c.Kubeconfig(), kipNamespace, NodeName)
 			}
 			if err != nil {
 				return fmt.Errorf("%s has no log: %w", args[0], err)
