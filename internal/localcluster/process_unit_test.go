@@ -39,7 +39,8 @@ func newLab(t *testing.T) *lab {
 }
 
 // program writes a shell script and returns it as a process, which is ready
-// when it has made the file "ready" in the lab.
+// when it has made the file "ready" in the lab. It must make that by itself: a
+// child would live on when it is killed, and write into a lab that is cleared.
 func (l *lab) program(script string) process {
 	l.t.Helper()
 	path := filepath.Join(l.dir, "program")
@@ -65,7 +66,7 @@ func (l *lab) ensured(p process) (running, bool) {
 	return r, started
 }
 
-const serve = "touch ready; exec sleep 1000"
+const serve = ": >ready; exec sleep 1000"
 
 func TestProcessIsStartedOnce(t *testing.T) {
 	l := newLab(t)
@@ -196,7 +197,7 @@ func TestProcessThatEndsEarly(t *testing.T) {
 	})
 	t.Run("after it was adopted", func(t *testing.T) {
 		l := newLab(t)
-		p := l.program("touch ready; sleep 0.3; echo goodbye")
+		p := l.program(": >ready; sleep 0.3; echo goodbye")
 		l.ensured(p)
 		p.Ready = func(context.Context) error { return errors.New("not ready") }
 		began := time.Now()
@@ -243,8 +244,8 @@ func TestStop(t *testing.T) {
 		atLeast        time.Duration
 		want           string
 	}{
-		"polite":   {"it may clean up", "trap 'echo cleaned up; exit 0' TERM; touch ready; while :; do sleep 0.05; done", 10 * time.Second, 0, "cleaned up"},
-		"stubborn": {"it is killed after its grace", "trap '' TERM; touch ready; while :; do sleep 0.05; done", 300 * time.Millisecond, 300 * time.Millisecond, ""},
+		"polite":   {"it may clean up", "trap 'echo cleaned up; exit 0' TERM; : >ready; while :; do sleep 0.05; done", 10 * time.Second, 0, "cleaned up"},
+		"stubborn": {"it is killed after its grace", "trap '' TERM; : >ready; while :; do sleep 0.05; done", 300 * time.Millisecond, 300 * time.Millisecond, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
@@ -277,7 +278,7 @@ func TestStop(t *testing.T) {
 // TestInterruptedStop: Ctrl-C is no reason to kill.
 func TestInterruptedStop(t *testing.T) {
 	l := newLab(t)
-	p := l.program("trap '' TERM; touch ready; while :; do sleep 0.05; done")
+	p := l.program("trap '' TERM; : >ready; while :; do sleep 0.05; done")
 	r, _ := l.ensured(p)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
