@@ -68,8 +68,10 @@ test: ## Every test; without root those that need it are left out
 	else $(MAKE) --no-print-directory test-unit; \
 	echo "Left out: the end-to-end tests (make test-e2e) and what else is skipped above; they need root."; fi
 
+# The largest simulations run whole only without the race detector.
 test-unit: ## Tests of the packages, with the race detector
-	go test -race $$(go list ./... | grep -v /test/e2e)
+	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
+	CGO_ENABLED=0 go test ./internal/provider ./internal/cloudprovider/aws -run 'TestHundredInterruptions|TestBurst'
 
 test-e2e: deps-test tools build ## Tests of whole clusters on this machine (Linux, root)
 	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e -v -count=1 -timeout 40m

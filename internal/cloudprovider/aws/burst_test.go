@@ -34,7 +34,7 @@ func TestBurst(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cells := tc.cells
-			if testing.Short() {
+			if raced || testing.Short() {
 				cells /= 10
 			}
 			synctest.Test(t, func(t *testing.T) {
