@@ -216,7 +216,7 @@ func logsCommand(cfg *Config) *cobra.Command {
 			}
 			f, err := os.Open(c.LogPath(args[0]))
 			if _, there := os.Stat(c.Kubeconfig()); args[0] == Kip && errors.Is(err, fs.ErrNotExist) && there == nil {
-				return fmt.Errorf("Kip runs as a pod and has no log here: kubectl --kubeconfig %s -n %s logs %s", c.Kubeconfig(), kipNamespace, NodeName)
+				return fmt.Errorf("a Kip that runs as a pod has no log here: kubectl --kubeconfig %s -n %s logs %s", c.Kubeconfig(), kipNamespace, NodeName)
 			}
 			if err != nil {
 				return fmt.Errorf("%s has no log: %w", args[0], err)

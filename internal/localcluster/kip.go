@@ -76,7 +76,7 @@ func (c *Cluster) startKip(ctx context.Context) error {
 	case KipNone:
 		return nil
 	}
-	return fmt.Errorf("Kip cannot run as %q; it runs as %s", c.Kip, strings.Join(kipModes, ", "))
+	return fmt.Errorf("%q is no way to run Kip; it takes %s", c.Kip, strings.Join(kipModes, ", "))
 }
 
 // installPod installs Kip as the installation page says: the operator's role,
@@ -117,7 +117,7 @@ func (c *Cluster) installPod(ctx context.Context) error {
 func (c *Cluster) PushKip(ctx context.Context) (tag string, err error) {
 	f, err := os.Open(c.bin("kip"))
 	if err != nil {
-		return "", fmt.Errorf("Kip is not built (make build): %w", err)
+		return "", fmt.Errorf("opening Kip's program, which make build makes: %w", err)
 	}
 	defer f.Close()
 	h := sha256.New()

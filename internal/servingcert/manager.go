@@ -106,7 +106,8 @@ func (m *Manager) Run(ctx context.Context) error {
 			m.cfg.Logger.InfoContext(ctx, "the kubelet API has a new certificate", "signer", m.cfg.Signer, "until", certificate.Leaf.NotAfter)
 			wait, retry = m.renewal(certificate), firstRetry
 		case ctx.Err() != nil:
-			return nil
+			// What ended with it is no error.
+			continue
 		default:
 			m.cfg.Logger.WarnContext(ctx, "the kubelet API has no new certificate", "err", err, "next", retry)
 			m.checkExpiry("the next one")
