@@ -160,22 +160,25 @@ func TestTurnDoesNotHoldItsCaller(t *testing.T) {
 func TestPaceFollowsEC2(t *testing.T) {
 	clk := clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
 	p := newPace(clk, allowance{5, 2}, fastest)
-	p.taken(false)
-	if got := p.bucket.Limit(); got != 2 {
-		t.Errorf("rate %v: nobody asked for more", got)
+	for range 20 {
+		p.taken(false)
+	}
+	if got := p.bucket.Limit(); got != quickly {
+		t.Errorf("rate %v, want %v: a limit that is only assumed holds nobody up", got, quickly)
 	}
 	for range 40 {
 		p.taken(true)
 	}
-	if got := p.bucket.Limit(); got != 12 {
-		t.Errorf("rate %v, want to find out fast what the account may do", got)
+	if got := p.bucket.Limit(); got != quickly+10 {
+		t.Errorf("rate %v, want to find out what the account may do", got)
 	}
 	began := clk.Now()
 	clk.Step(time.Second)
 	for range 3 { // they were under way together
 		p.tooFast(began)
 	}
-	if got := p.bucket.Limit(); got != 6 {
+	half := (quickly + 10) / 2
+	if got := p.bucket.Limit(); got != half {
 		t.Errorf("rate %v, want half", got)
 	}
 	if _, ok := p.take(0); ok {
@@ -184,8 +187,11 @@ func TestPaceFollowsEC2(t *testing.T) {
 	for range 100 {
 		p.taken(true)
 	}
-	if got := p.bucket.Limit(); got < 6.9 || got > 7.1 {
+	if got := p.bucket.Limit(); got < half+0.9 || got > half+1.1 {
 		t.Errorf("rate %v, want a slow recovery", got)
+	}
+	if p.taken(false); p.bucket.Limit() > half+1.1 {
+		t.Errorf("rate %v: nobody asked for more", p.bucket.Limit())
 	}
 	for range 20 {
 		clk.Step(time.Second)

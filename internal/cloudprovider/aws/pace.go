@@ -40,8 +40,12 @@ const (
 	// At EC2's default for launches that is less than one in a hundred.
 	recovery rate.Limit = 0.01
 	// discovery is the same before EC2 refused any: an account with larger
-	// buckets than the default is found out within seconds.
+	// buckets than the default is found out within seconds. Up to quickly the
+	// rate grows by half with each call: a first burst of pods must not wait for
+	// a limit that is only assumed. Finding out that it is there costs a handful
+	// of calls, once.
 	discovery rate.Limit = 0.25
+	quickly   rate.Limit = 40
 )
 
 // pace is how fast one action may be called: the token bucket, whose rate
@@ -96,14 +100,18 @@ func (p *pace) until(now time.Time, others int) time.Duration {
 func (p *pace) taken(waiting bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	step := recovery
-	if !p.refused {
-		step = discovery
-	}
-	if !waiting {
+	limit := p.bucket.Limit()
+	switch {
+	case !p.refused && limit < quickly:
+		limit = min(limit*1.5, quickly)
+	case !waiting:
 		return
+	case !p.refused:
+		limit += discovery
+	default:
+		limit += recovery
 	}
-	p.bucket.SetLimitAt(p.clock.Now(), min(p.bucket.Limit()+step, p.limit))
+	p.bucket.SetLimitAt(p.clock.Now(), min(limit, p.limit))
 }
 
 // tooFast is told of each call that EC2 refused for coming too soon, and when
