@@ -213,9 +213,7 @@ func TestSharedBookmarks(t *testing.T) {
 			return false
 		}
 	})
-	if got := h.count(t, "kip_gateway_shared_objects", "services"); got != 1 {
-		t.Errorf("%v services are counted, want 1", got)
-	}
+	eventually(t, "the service is counted", func() bool { return h.count(t, "kip_gateway_shared_objects", "services") == 1 })
 }
 
 // TestManyWatches lets many cells watch one cache through changes.
