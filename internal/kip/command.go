@@ -27,6 +27,7 @@ type Options struct {
 	HealthListen         string
 	DataDir              string
 	Catalogue            string
+	DisableTaint         bool
 	LogLevel             slog.Level
 }
 
@@ -71,6 +72,7 @@ instances. It may be stopped and started at any time: pods run on meanwhile.`,
 	f.StringVar(&o.HealthListen, "health-listen", ":8081", "where /healthz and /readyz listen; 0 turns them off")
 	f.StringVar(&o.DataDir, "data-dir", filepath.Join(os.TempDir(), "kip"), "where logs of ended pods are kept")
 	f.StringVar(&o.Catalogue, "catalogue", "", "a file with instance types and prices instead of the embedded ones")
+	f.BoolVar(&o.DisableTaint, "disable-taint", false, "leave the virtual node without its taint: the scheduler puts any pod there")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	return cmd
 }

@@ -96,6 +96,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 	node := provider.NodeConfig{
 		Name: o.NodeName, Kubelet: cfg.Kubelet, IP: o.NodeIP, KubernetesVersion: version.GitVersion,
+		DisableTaint: o.DisableTaint,
 	}
 	if node.Port, err = portOf(o.KubeletListen); err != nil {
 		return err

@@ -69,6 +69,10 @@ func (p *Provider) Run(ctx context.Context, client kubernetes.Interface, caches 
 		return fmt.Errorf("making the node controller: %w", err)
 	}
 
+	if err := alignTaint(ctx, client.CoreV1().Nodes(), virtualNode); err != nil {
+		return err
+	}
+
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	errs := make(chan error, 2)

@@ -1,11 +1,17 @@
 package provider
 
 import (
+	"context"
+	"fmt"
 	"maps"
 	"runtime"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/util/retry"
 
 	"github.com/elotl/kip/v2/internal/config"
 )
@@ -23,6 +29,8 @@ type NodeConfig struct {
 	Port int32
 	// KubernetesVersion is the version of the kubelets in the cells.
 	KubernetesVersion string
+	// DisableTaint: the scheduler puts any pod there.
+	DisableTaint bool
 }
 
 // NodeLabels are the virtual node's labels.
@@ -52,6 +60,10 @@ func NewNode(c NodeConfig) *corev1.Node {
 		return corev1.NodeCondition{Type: t, Status: status, Reason: reason, Message: message,
 			LastHeartbeatTime: now, LastTransitionTime: now}
 	}
+	var taints []corev1.Taint
+	if !c.DisableTaint {
+		taints = []corev1.Taint{{Key: TaintKey, Value: "kip", Effect: corev1.TaintEffectNoSchedule}}
+	}
 	return &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:   c.Name,
@@ -61,7 +73,7 @@ func NewNode(c NodeConfig) *corev1.Node {
 			// A scheme of our own: a cloud controller that does not know the node
 			// must not take it for a lost instance and delete it.
 			ProviderID: "kip://" + c.Name,
-			Taints:     []corev1.Taint{{Key: TaintKey, Value: "kip", Effect: corev1.TaintEffectNoSchedule}},
+			Taints:     taints,
 		},
 		Status: corev1.NodeStatus{
 			Capacity:    capacity,
@@ -85,4 +97,30 @@ func NewNode(c NodeConfig) *corev1.Node {
 			},
 		},
 	}
+}
+
+// alignTaint gives a virtual node that exists Kip's taint as wanted has it, or
+// takes it away: the library sets taints of a node that it makes, and no others.
+// Taints of other keys are not Kip's.
+func alignTaint(ctx context.Context, nodes coreclient.NodeInterface, wanted *corev1.Node) error {
+	ours := func(t corev1.Taint) bool { return t.Key == TaintKey }
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		node, err := nodes.Get(ctx, wanted.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(node.Spec.Taints, ours) == slices.ContainsFunc(wanted.Spec.Taints, ours) {
+			return nil
+		}
+		node.Spec.Taints = append(slices.DeleteFunc(node.Spec.Taints, ours), wanted.Spec.Taints...)
+		_, err = nodes.Update(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("setting the taint of node %s: %w", wanted.Name, err)
+	}
+	return nil
 }
