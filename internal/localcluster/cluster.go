@@ -35,6 +35,12 @@ type Config struct {
 	BootDelay time.Duration
 	// Kip is how Kip runs, by default KipPod. Up brings a change into effect.
 	Kip KipMode
+	// DisableTaint: the virtual node takes any pod. Only a Kip that runs as a
+	// process is started so.
+	DisableTaint bool
+	// NoOrdinaryNode: the virtual node is the only one, which takes a Kip that
+	// runs as a process.
+	NoOrdinaryNode bool
 	// Unthrottled: the cloud answers any number of requests. EC2 does not.
 	Unthrottled bool
 	// Progress is told, in one line each, what is being done.

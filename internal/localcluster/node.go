@@ -68,6 +68,9 @@ func (c *Cluster) account() *ec2.Client {
 
 // ensureNode has the ordinary node running from the newest image, and Ready.
 func (c *Cluster) ensureNode(ctx context.Context) error {
+	if c.NoOrdinaryNode {
+		return c.removeNode(ctx)
+	}
 	began := time.Now()
 	image, err := c.makeImage(c.nodeImage())
 	if err != nil {
@@ -106,6 +109,30 @@ func (c *Cluster) ensureNode(ctx context.Context) error {
 	}
 	if !running {
 		c.Progress("%s is Ready (%.1f s)", OrdinaryNode, time.Since(began).Seconds())
+	}
+	return nil
+}
+
+// removeNode has the ordinary node gone, if an earlier Up made it.
+func (c *Cluster) removeNode(ctx context.Context) error {
+	if c.Kip == KipPod || c.Kip == "" {
+		return fmt.Errorf("a Kip that runs as a pod runs on %s, which is to be left out", OrdinaryNode)
+	}
+	have, err := c.nodeInstances(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range have {
+		if err := c.endNode(ctx, aws.ToString(i.InstanceId)); err != nil {
+			return err
+		}
+	}
+	_, kube, err := c.Client()
+	if err != nil {
+		return err
+	}
+	if err := kube.CoreV1().Nodes().Delete(ctx, OrdinaryNode, metav1.DeleteOptions{}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("removing %s: %w", OrdinaryNode, err)
 	}
 	return nil
 }

@@ -146,7 +146,7 @@ func (c *Cluster) kip() process {
 			"--cluster-name=" + c.settings.Name, "--namespace=kip", "--node-name=" + NodeName, "--node-ip=" + host,
 			fmt.Sprintf("--kubelet-listen=%s:%d", host, kubeletPort),
 			fmt.Sprintf("--metrics-listen=127.0.0.1:%d", c.settings.MetricsPort), "--health-listen=0",
-			"--data-dir=" + c.path("kip"),
+			"--data-dir=" + c.path("kip"), fmt.Sprintf("--disable-taint=%t", c.DisableTaint),
 		},
 		Env: []string{
 			"AWS_ROLE_ARN=" + roleARN, "AWS_WEB_IDENTITY_TOKEN_FILE=" + c.path("kip-aws.token"), "AWS_ENDPOINT_URL_STS=" + c.ec2URL(),
