@@ -106,6 +106,36 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+func TestBuildTest(t *testing.T) {
+	root := checkout(t, goodMain)
+	write(t, filepath.Join(root, "greeting", "polite", "polite_test.go"), `package polite_test
+
+import (
+	"os"
+	"testing"
+
+	"example.com/greeting"
+)
+
+var version string
+
+func TestMain(*testing.M) {
+	os.Stdout.WriteString(greeting.Hello + " " + version + "\n")
+}
+`)
+	polite := program{
+		name: "hello", group: "test", module: "hello", source: "example.com/greeting", main: []string{"polite"}, test: true,
+		stamp: stampVersion("example.com/greeting/polite_test.version", true), check: []string{},
+	}
+	if _, err := buildHello(t.Context(), root, polite); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(root, ".cache", "tools", "bin", "polite.test")
+	if output, err := exec.Command(link).CombinedOutput(); err != nil || string(output) != "hello 1.2.3\n" {
+		t.Errorf("the tests say %q, %v", output, err)
+	}
+}
+
 func TestBuildFails(t *testing.T) {
 	lying := hello
 	lying.stamp = func(string, time.Time) []string { return []string{"main.version=0.0.0"} }

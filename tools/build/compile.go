@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,15 +86,44 @@ func (t target) released(ctx context.Context, b *builder) (time.Time, error) {
 	return date, nil
 }
 
-// goBuild runs go build, which prints each package as it compiles it.
+// goBuild runs go build, which prints each package as it compiles it. go test
+// prints nothing, so what a test is made of is built before it.
 func (b *builder) goBuild(ctx context.Context, t target, dir string, released time.Time, progress *progress, lock *os.File) error {
 	output := dir + string(filepath.Separator)
 	if t.rename != "" {
 		output += t.rename
 	}
-	args := append([]string{"build", "-v"}, t.buildFlags()...)
+	how := []string{"build", "-v"}
+	if t.test {
+		parts, err := t.imports(ctx, b.out)
+		if err != nil {
+			return err
+		}
+		args := append([]string{"build", "-v"}, t.buildFlags()...)
+		if err := b.goCommand(ctx, t, progress, lock, append(args, parts...)); err != nil {
+			return err
+		}
+		how = []string{"test", "-c"}
+		output += t.binaries()[0]
+	}
+	args := append(how, t.buildFlags()...)
 	args = append(args, "-ldflags="+t.ldflags(t.version, released), "-o", output)
-	cmd := t.command(ctx, append(args, t.packages()...)...)
+	return b.goCommand(ctx, t, progress, lock, append(args, t.packages()...))
+}
+
+// imports returns what the tests of t import.
+func (t target) imports(ctx context.Context, out io.Writer) ([]string, error) {
+	args := append([]string{"list", "-f", `{{join .TestImports "\n"}}{{"\n"}}{{join .XTestImports "\n"}}`}, t.buildFlags()...)
+	listed, err := t.goOutput(ctx, out, append(args, t.packages()...)...)
+	if err != nil {
+		return nil, fmt.Errorf("reading the imports of %s %s: %w", t.name, t.version, err)
+	}
+	return strings.Fields(string(listed)), nil
+}
+
+// goCommand runs a go command that builds something of t.
+func (b *builder) goCommand(ctx context.Context, t target, progress *progress, lock *os.File, args []string) error {
+	cmd := t.command(ctx, args...)
 	messages := &tail{keep: tailLines, line: progress.compiled}
 	cmd.Stdout, cmd.Stderr = messages, messages
 	cmd.ExtraFiles = []*os.File{lock}

@@ -33,6 +33,7 @@ var dependencies = []dependency{
 	{"conntrack", "run", "kube-proxy and portmap forget old connections with it", []string{"conntrack"}},
 	{"awscli", "test", "reads and checks the EC2 endpoint; it holds botocore's model of the EC2 API", []string{
 		"/usr/bin/aws", "/usr/lib/python3/dist-packages/awscli/botocore/data/ec2/2016-11-15/service-2.json*"}},
+	{"curl", "test", "calls servers in Kubernetes' end-to-end tests, from inside pods", []string{"curl"}},
 	{"gettext-base", "run", "kustomize/deploy.sh fills its templates with envsubst", []string{"envsubst"}},
 	{"shellcheck", "test", "checks the scripts of kustomize", []string{"shellcheck"}},
 	{"python3", "test", "runs the checker of the EC2 endpoint's answers", []string{"/usr/bin/python3"}},

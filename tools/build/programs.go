@@ -23,6 +23,7 @@ type program struct {
 	module string   // folder below tools with the go.mod that pins it
 	source string   // path of the module whose version is the program's version
 	main   []string // packages, relative to source, each of one binary; none if main.go is ours, beside the go.mod
+	test   bool     // main has one package, whose tests are the program
 	rename string   // name of the binary, where its package's is another; only with one package
 	cgo    bool     // needs a C compiler and the Debian packages of set "build"
 	tags   []string
@@ -46,6 +47,9 @@ func (p program) binaries() []string {
 	names := make([]string, len(p.main))
 	for i, pkg := range p.main {
 		names[i] = path.Base(path.Join(p.source, pkg))
+		if p.test {
+			names[i] += ".test"
+		}
 	}
 	return names
 }
@@ -182,6 +186,17 @@ var programs = []program{
 		source: "github.com/distribution/distribution/v3",
 		stamp:  stampVersion("github.com/distribution/distribution/v3/version.version", false),
 		check:  []string{"--version"},
+	},
+	{
+		name: "e2e", group: groupTest, module: "kubernetes-tests",
+		source: "k8s.io/kubernetes", main: []string{"test/e2e"}, test: true,
+		stamp: stampKubernetes, check: []string{"--version"},
+	},
+	{
+		name: "agnhost", group: groupTest, module: "kubernetes-tests",
+		source: "k8s.io/kubernetes", main: []string{"test/images/agnhost"},
+		// Its image has a version of its own; the program has Kubernetes' here.
+		stamp: stampVersion("main.Version", true), check: []string{"--version"},
 	},
 	{
 		name: "helm", group: groupTest, module: "helm",

@@ -40,6 +40,20 @@ func TestProgramsArePinned(t *testing.T) {
 	}
 }
 
+// What tests a cluster is of the cluster's own version.
+func TestKubernetesHasOneVersion(t *testing.T) {
+	versions := map[string]string{}
+	for _, module := range []string{"kubernetes", "kubernetes-tests"} {
+		var err error
+		if versions[module], err = requiredVersion(filepath.Join("..", module, "go.mod"), "k8s.io/kubernetes"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if versions["kubernetes"] != versions["kubernetes-tests"] {
+		t.Errorf("the modules pin different versions of Kubernetes: %v", versions)
+	}
+}
+
 func TestEveryModuleIsBuilt(t *testing.T) {
 	files, err := filepath.Glob("../*/go.mod")
 	if err != nil {
@@ -73,6 +87,11 @@ func TestBinaries(t *testing.T) {
 			reason:  "etcd's main package is called server",
 			program: program{source: "example.com/x/server/v3", main: []string{"."}, rename: "x"},
 			want:    []string{"x"},
+		},
+		"Test": {
+			reason:  "the binary of a package's tests is called as by go test -c",
+			program: program{source: "example.com/x", main: []string{"test/a"}, test: true},
+			want:    []string{"a.test"},
 		},
 		"Ours": {
 			reason:  "a main.go of ours is called as its folder",

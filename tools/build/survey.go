@@ -50,6 +50,9 @@ const staleFormat = `{{if and .Stale (ne .StaleReason "not installed but availab
 
 func (t target) survey(ctx context.Context, out io.Writer) (work, error) {
 	args := append([]string{"list", "-deps", "-f", staleFormat}, t.buildFlags()...)
+	if t.test {
+		args = append(args, "-test")
+	}
 	listed, err := t.goOutput(ctx, out, append(args, t.packages()...)...)
 	if err != nil {
 		return nil, fmt.Errorf("reading the sources of %s %s: %w", t.name, t.version, err)
