@@ -41,7 +41,9 @@
 // heartbeat.
 //
 // Services, EndpointSlices, ServiceCIDRs, RuntimeClasses and CSIDrivers are
-// read by Kip as itself, once, and served to all cells by package watchcache.
+// read by Kip as itself, once, and served to all cells by package watchcache. Of
+// the endpoints only those of the cell's own pod have a node (endpoints.go), so
+// that its kube-proxy takes no other cell's for local.
 //
 // Secrets, ConfigMaps, claims, volumes, tokens and events are asked of or sent
 // to the API server at every request.

@@ -33,18 +33,23 @@ type sharedResource struct {
 	reflector  *cache.Reflector
 	// fields are the ones that it can be selected by.
 	fields []string
+	// view is what one cell sees of the collection; nil is all of it, as it is.
+	view func(*call, watchcache.Source) watchcache.Source
 }
 
 // serviceFields are the fields of a Service that clients select by.
 var serviceFields = []string{"spec.clusterIP", "spec.type"}
 
 func newSharedResources(client kubernetes.Interface, versions *watchcache.Versions) []*sharedResource {
+	endpoints := newShared(endpointSlices, "EndpointSlice", &discoveryv1.EndpointSlice{}, versions, client, client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), nil, nil)
+	endpoints.collection.Prepare = forgetNodes
+	endpoints.view = (*call).localEndpoints
 	return []*sharedResource{
 		newShared(services, "Service", &corev1.Service{}, versions, client, client.CoreV1().Services(metav1.NamespaceAll), serviceFields, func(o runtime.Object) fields.Set {
 			service := o.(*corev1.Service)
 			return fields.Set{"spec.clusterIP": service.Spec.ClusterIP, "spec.type": string(service.Spec.Type)}
 		}),
-		newShared(endpointSlices, "EndpointSlice", &discoveryv1.EndpointSlice{}, versions, client, client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), nil, nil),
+		endpoints,
 		newShared(serviceCIDRs, "ServiceCIDR", &networkingv1.ServiceCIDR{}, versions, client, client.NetworkingV1().ServiceCIDRs(), nil, nil),
 		newShared(runtimeClasses, "RuntimeClass", &nodev1.RuntimeClass{}, versions, client, client.NodeV1().RuntimeClasses(), nil, nil),
 		newShared(csiDrivers, "CSIDriver", &storagev1.CSIDriver{}, versions, client, client.StorageV1().CSIDrivers(), nil, nil),
@@ -83,7 +88,7 @@ func newShared[List runtime.Object](
 
 // sharedSource finds the cache that a request is about, filled, and the
 // selector to read it with.
-func (c *call) sharedSource() (*watchcache.Collection, watchcache.Selector, error) {
+func (c *call) sharedSource() (watchcache.Source, watchcache.Selector, error) {
 	i := slices.IndexFunc(c.g.shared, func(s *sharedResource) bool { return s.resource == c.req.resource })
 	if i < 0 {
 		return nil, watchcache.Selector{}, fmt.Errorf("there is no cache of %s", c.req.resource)
@@ -97,6 +102,9 @@ func (c *call) sharedSource() (*watchcache.Collection, watchcache.Selector, erro
 	}
 	if err := c.g.waitSynced(c.ctx, shared); err != nil {
 		return nil, sel, err
+	}
+	if shared.view != nil {
+		return shared.view(c, shared.collection), sel, nil
 	}
 	return shared.collection, sel, nil
 }

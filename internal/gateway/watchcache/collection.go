@@ -21,6 +21,10 @@ const DefaultHistory = 4096
 // Collection is a Source of all objects of a resource. A client-go reflector
 // fills it: it is the reflector's store.
 type Collection struct {
+	// Prepare, if it is set before the collection is filled, may change every
+	// object before it is kept.
+	Prepare func(runtime.Object)
+
 	kind     schema.GroupVersionKind
 	versions *Versions
 	fieldsOf func(runtime.Object) fields.Set
@@ -274,6 +278,9 @@ func (c *Collection) encode(obj any) (*Object, error) {
 	m, err := meta.Accessor(object)
 	if err != nil {
 		return nil, fmt.Errorf("caching a %s: %w", c.kind.Kind, err)
+	}
+	if c.Prepare != nil {
+		c.Prepare(object)
 	}
 	m.SetManagedFields(nil)
 	m.SetResourceVersion("")

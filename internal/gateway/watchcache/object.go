@@ -64,6 +64,23 @@ func (o *Object) Decode(obj any) error {
 	return nil
 }
 
+// Mentions tells whether the text is somewhere in the object's JSON. It is a
+// cheap way to find the few objects that are worth decoding.
+func (o *Object) Mentions(text string) bool { return bytes.Contains(o.rest, []byte(text)) }
+
+// Showing returns the same state of the same object with the content of obj,
+// whose TypeMeta and resource version must be empty; with an error, the object
+// as it is.
+func (o *Object) Showing(obj any) (*Object, error) {
+	rest, err := encode(obj)
+	if err != nil {
+		return o, err
+	}
+	shown := *o
+	shown.rest = rest
+	return &shown, nil
+}
+
 // appendTypeAndVersion opens an object and its metadata, which the caller
 // closes.
 func appendTypeAndVersion(dst []byte, kind schema.GroupVersionKind, version uint64) []byte {
