@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,8 +118,13 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 	if err != nil {
 		return node, err
 	}
+	filter, err := network.FindPacketFilter(a.programDirs())
+	if err != nil {
+		a.Logger.Warn("Services and host ports are not made with nftables as they should be", "with", filter, "err", err)
+	}
+	node.ProxyMode = string(filter)
 	pod := network.Config{
-		Interface: name, MTU: mtu,
+		Interface: name, MTU: mtu, HostPorts: filter,
 		Primary: instance.Primary, Pod: instance.Pod, Subnet: instance.Subnet,
 	}
 	if err := pod.Forward(); err != nil {
@@ -203,10 +209,11 @@ func (a *Agent) service(name string, args []string) (*process.Service, error) {
 // environment is what services run with. containerd finds its shim in PATH, and
 // the programs find mount, nft and the like.
 func (a *Agent) environment() []string {
-	return []string{
-		"PATH=" + a.ProgramDir + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/root",
-	}
+	return []string{"PATH=" + strings.Join(a.programDirs(), ":"), "HOME=/root"}
+}
+
+func (a *Agent) programDirs() []string {
+	return []string{a.ProgramDir, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
 }
 
 // pullSandboxImage has containerd pull the image that every pod needs while the

@@ -34,6 +34,8 @@ type Node struct {
 	DNSDomain  string
 	// ResolverFile is the resolv.conf of pods with dnsPolicy Default.
 	ResolverFile string
+	// ProxyMode is kube-proxy's: nftables or iptables.
+	ProxyMode string
 	// MaxContainerLogMiB is the size at which a container's log is rotated.
 	MaxContainerLogMiB int32
 	// MayLowerOOMScore says whether the kubelet may protect itself from the

@@ -19,7 +19,8 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 var node = Node{
-	Name: "kip-provider-0", Address: netip.MustParseAddr("10.98.0.11"),
+	ProxyMode: "nftables",
+	Name:      "kip-provider-0", Address: netip.MustParseAddr("10.98.0.11"),
 	DNSServers: []string{"10.96.0.10"}, DNSDomain: "cluster.local", ResolverFile: "/etc/resolv.conf",
 	RuntimeSocket:      "/run/containerd/containerd.sock",
 	CredentialProvider: "/opt/kip/bin/kip-cell",

@@ -17,7 +17,7 @@ func (n Node) WriteProxy(root string) error {
 	content, err := json.MarshalIndent(object{
 		"apiVersion":       "kubeproxy.config.k8s.io/v1alpha1",
 		"kind":             "KubeProxyConfiguration",
-		"mode":             "nftables",
+		"mode":             n.ProxyMode,
 		"hostnameOverride": n.Name,
 		// Nobody asks it anything; without a value it would listen everywhere.
 		"healthzBindAddress": "127.0.0.1:10256",

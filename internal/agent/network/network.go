@@ -28,6 +28,8 @@ type Config struct {
 	// both.
 	Primary, Pod netip.Addr
 	Subnet       netip.Prefix
+	// HostPorts is what host ports are made with.
+	HostPorts PacketFilter
 	// MTU is the interface's, in bytes, so that a pod can use the VPC's large
 	// frames; 0 leaves it to the plugin.
 	MTU int
@@ -128,7 +130,7 @@ func (c Config) podNetwork() object {
 		"name":       "kip",
 		"plugins": []object{ptp, {
 			// For hostPort, which is on the cell's primary address.
-			"type": "portmap", "backend": "nftables",
+			"type": "portmap", "backend": string(c.HostPorts),
 			"capabilities": object{"portMappings": true},
 		}},
 	}

@@ -15,7 +15,7 @@ var update = flag.Bool("update", false, "rewrite the golden files")
 func TestWritePodNetwork(t *testing.T) {
 	dir := t.TempDir()
 	c := Config{
-		Interface: "eth0", MTU: 9001, Subnet: netip.MustParsePrefix("10.98.0.0/20"),
+		Interface: "eth0", MTU: 9001, HostPorts: NFTables, Subnet: netip.MustParsePrefix("10.98.0.0/20"),
 		Primary: netip.MustParseAddr("10.98.0.11"), Pod: netip.MustParseAddr("10.98.0.12"),
 	}
 	for range 2 {
