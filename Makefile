@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test tools tools-dev tools-test build image push test test-unit test-e2e generate lint verify bench-start bench-overhead clean
+.PHONY: help up down status deps deps-test tools tools-dev tools-test build image push test test-unit test-e2e generate lint verify attack bench-start bench-overhead clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ test-unit: ## Tests of the packages, with the race detector
 
 test-e2e: deps-test tools build ## Tests of whole clusters on this machine (Linux, root)
 	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e -v -count=1 -timeout 40m
+
+attack: ## A million bent requests of a cell against the gateway, others each time
+	KIP_GATEWAY_REQUESTS=1000000 KIP_GATEWAY_SEED=$$(date +%s) go test ./internal/gateway -run 'TestAttack$$' -count=1 -v
 
 lint: tools-dev ## Check style and known mistakes
 	$(tools-bin)/golangci-lint run
