@@ -142,6 +142,11 @@ type InstanceSettings struct {
 	// traffic the cloud's route tables send to the instance.
 	// +optional
 	Routes []string `json:"routes,omitempty"`
+	// HealthyTimeoutSeconds overrides the configuration's healthyTimeout: for how
+	// long the cell may be unhealthy before it is given up, 0 for ever.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	HealthyTimeoutSeconds *int32 `json:"healthyTimeoutSeconds,omitempty"`
 }
 
 // CellPhase is where a cell is in its life.
@@ -193,6 +198,7 @@ const (
 	ReasonEnrolled             = "Enrolled"
 	ReasonEnrolmentRefused     = "EnrolmentRefused"
 	ReasonDraining             = "Draining"
+	ReasonUnhealthy            = "CellUnhealthy"
 	ReasonTerminating          = "Terminating"
 	ReasonInstanceGone         = "InstanceGone"
 )
@@ -231,6 +237,10 @@ type CellStatus struct {
 	// before anything is done about it.
 	// +optional
 	Interruption *InterruptionStatus `json:"interruption,omitempty"`
+
+	// Failure is set when Kip gave the cell up, before anything is done about it.
+	// +optional
+	Failure *FailureStatus `json:"failure,omitempty"`
 
 	// +optional
 	// +listType=map

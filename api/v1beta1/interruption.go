@@ -2,11 +2,17 @@ package v1beta1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+// SpotInterruption is the kind of an interruption for lack of capacity: the
+// cloud wants a spot instance back.
+const SpotInterruption = "spot-interruption"
+
 // InterruptionStatus is the cloud's word that it will take the instance.
 type InterruptionStatus struct {
-	// Kind is what the cloud announced, such as "spot-interruption".
+	// Kind is what the cloud announced: SpotInterruption, or the code of a
+	// scheduled event such as "instance-retirement".
 	Kind string `json:"kind"`
-	// Action is what the cloud will do: "terminate", "stop", "hibernate".
+	// Action is what the cloud will do: "terminate", "stop", "hibernate",
+	// "reboot".
 	// +optional
 	Action string `json:"action,omitempty"`
 	// Deadline is when it does it.

@@ -102,6 +102,37 @@ type RegistryLogin struct {
 	Expires time.Time
 }
 
+// HealthReporter is an optional ability of a Provider: the cloud looks after its
+// machines, and says what it finds.
+type HealthReporter interface {
+	// Health returns what is known against running instances, and no others;
+	// instances of somebody else may be among them. It costs a few (paged)
+	// requests whatever the number of instances. Kip can do without: if the
+	// error is Denied, nobody was told that a right lacks.
+	Health(ctx context.Context) ([]InstanceHealth, error)
+}
+
+// InstanceHealth is what the cloud knows against an instance.
+type InstanceHealth struct {
+	ID string
+	// Impaired: a check of the instance, or of what is beneath it, fails. One
+	// that has not been made yet does not.
+	Impaired bool
+	// Events are what the cloud will do to it, by itself and in times of which
+	// it says only the beginning.
+	Events []ScheduledEvent
+}
+
+// ScheduledEvent is something that the cloud will do to an instance.
+type ScheduledEvent struct {
+	ID string
+	// Code is the cloud's word, such as "instance-retirement".
+	Code        string
+	Description string
+	// NotBefore is when it begins at the earliest.
+	NotBefore time.Time
+}
+
 // ArchitectureLister is an optional ability of a Provider.
 type ArchitectureLister interface {
 	// Architectures returns those, in Kubernetes' words, for which there is a

@@ -123,11 +123,40 @@ type Cells struct {
 	// BootTimeout is how long an instance may take from launch to enrolment.
 	BootTimeout metav1.Duration `json:"bootTimeout,omitempty"`
 
+	// StatusInterval is how often, in seconds, the cells' signs of life are
+	// looked over.
+	StatusInterval int32 `json:"statusInterval,omitempty"`
+
+	// Healthcheck says when a cell is given up.
+	Healthcheck Healthcheck `json:"healthcheck,omitempty"`
+
 	// SandboxImage is the pause image that cells use.
 	SandboxImage string `json:"sandboxImage,omitempty"`
 
 	// RegistryMirrors are asked before the registries that images name.
 	RegistryMirrors []RegistryMirror `json:"registryMirrors,omitempty"`
+}
+
+// Healthcheck is whose word counts when it is decided that a cell works no
+// more: its own signs of life, or what the cloud finds out about its instance.
+// At most one is given; Status is the default.
+type Healthcheck struct {
+	Status   *StatusCheck   `json:"status,omitempty"`
+	CloudAPI *CloudAPICheck `json:"cloudAPI,omitempty"`
+}
+
+// StatusCheck gives up cells that are silent.
+type StatusCheck struct {
+	// HealthyTimeout is for how long, in seconds; 0 for ever.
+	HealthyTimeout *int32 `json:"healthyTimeout,omitempty"`
+}
+
+// CloudAPICheck gives up cells whose instances the cloud finds impaired.
+type CloudAPICheck struct {
+	// HealthyTimeout is for how long, in seconds; 0 for ever.
+	HealthyTimeout *int32 `json:"healthyTimeout,omitempty"`
+	// Interval is how often the cloud is asked, in seconds.
+	Interval int32 `json:"interval,omitempty"`
 }
 
 // RegistryMirror is an endpoint asked first for the images of some hosts.
@@ -155,7 +184,18 @@ const (
 	defaultVolumeSize = "10Gi"
 	// defaultBootTimeout: an EC2 instance that did not boot after five minutes
 	// does not boot.
-	defaultBootTimeout   = 5 * time.Minute
+	defaultBootTimeout = 5 * time.Minute
+	// defaultStatusInterval, defaultStatusTimeout, defaultCloudAPITimeout and
+	// defaultCloudAPIInterval are Kip 1's, in seconds.
+	defaultStatusInterval   = 5
+	defaultStatusTimeout    = 90
+	defaultCloudAPITimeout  = 180
+	defaultCloudAPIInterval = 60
+	// minHealthyTimeout: kubelets renew their lease every 10 seconds, and a
+	// connection that broke is noticed within 15.
+	minHealthyTimeout = 30
+	// minCloudAPIInterval is Kip 1's. EC2's checks themselves run once a minute.
+	minCloudAPIInterval  = 10
 	defaultClusterDomain = "cluster.local"
 	defaultDimension     = "CellHours"
 	// defaultLaunchType: a spot instance may be taken away, which a pod has to

@@ -31,6 +31,12 @@ func TestParse(t *testing.T) {
 			[]string{`cloud.aws.marketplace.productCode: "a b"`, "cloud.aws.marketplace.publicKeyVersion"}},
 		"gone": {"who comes from Kip 1 is told why", minimal + "cells: {cellConfig: {imageCacheEndpoint: a}, useCloudParameterStore: true}\n",
 			[]string{`"cells.cellConfig": it configured Kip 1's image cache`, `"cells.useCloudParameterStore": it kept the private keys`}},
+		"healthcheck":   {"Kip 1's keys", minimal + "cells: {statusInterval: 10, healthcheck: {cloudAPI: {healthyTimeout: 300, interval: 30}}}\n", nil},
+		"health checks": {"whose word counts must be clear", minimal + "cells: {healthcheck: {status: {}, cloudAPI: {}}}\n", []string{"cells.healthcheck: give status or cloudAPI"}},
+		"health key":    {"there is no such mode", minimal + "cells: {healthcheck: {cloudApi: {}}}\n", []string{`"cells.healthcheck.cloudApi"`}},
+		"health times": {"each has a least value", minimal + "cells: {statusInterval: -1, healthcheck: {cloudAPI: {healthyTimeout: 10, interval: 5}}}\n",
+			[]string{"cells.statusInterval: -1", "cells.healthcheck.cloudAPI.healthyTimeout: 10 is less than 30", "cells.healthcheck.cloudAPI.interval: 5"}},
+		"status time": {"no kubelet gives signs of life so fast", minimal + "cells: {healthcheck: {status: {healthyTimeout: 5}}}\n", []string{"cells.healthcheck.status.healthyTimeout: 5"}},
 		"all at once": {"every mistake is reported, not only the first",
 			"cloud: {aws: {accessKeyID: a}}\nkubelet: {clusterDNS: [x]}\ncells: {extraCIDRs: [10.0.0.0, 'fd00::/8', 10.1.2.3/8], defaultVolumeSize: 1Mi, registryMirrors: [{endpoint: nope}]}\n",
 			[]string{"cloud.aws.region", "secretAccessKey", "give subnetID", `"x" is not an IP`, `extraCIDRs: "10.0.0.0"`, `extraCIDRs: "fd00::/8"`, `extraCIDRs: "10.1.2.3/8"`, "defaultVolumeSize", "endpoint", "hosts"}},
@@ -69,6 +75,30 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Kubelet.ClusterDomain != "cluster.local" || c.Cells.Nametag != "kip" {
 		t.Errorf("texts = %q, %q", c.Kubelet.ClusterDomain, c.Cells.Nametag)
+	}
+}
+
+func TestHealthDefaults(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason, yaml string
+		byCloud      bool
+		timeout      time.Duration
+	}{
+		"nothing":       {"by its own signs of life", "", false, 90 * time.Second},
+		"status":        {"the same", "cells: {healthcheck: {status: {}}}\n", false, 90 * time.Second},
+		"never":         {"0 is for ever, not the default", "cells: {healthcheck: {status: {healthyTimeout: 0}}}\n", false, 0},
+		"cloud":         {"EC2 itself takes some minutes", "cells: {healthcheck: {cloudAPI: {}}}\n", true, 3 * time.Minute},
+		"cloud, slower": {"what is given counts", "cells: {healthcheck: {cloudAPI: {healthyTimeout: 600}}}\n", true, 10 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Parse([]byte(minimal + tc.yaml))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.Cells.Healthcheck.HealthyTimeout(); got != tc.timeout || (c.Cells.Healthcheck.CloudAPI != nil) != tc.byCloud || c.Cells.StatusInterval != 5 {
+				t.Errorf("%s: %s, %+v", tc.reason, got, c.Cells)
+			}
+		})
 	}
 }
 

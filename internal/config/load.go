@@ -96,6 +96,7 @@ func (c *Config) setDefaults() {
 	if c.Cells.BootTimeout.Duration == 0 {
 		c.Cells.BootTimeout.Duration = defaultBootTimeout
 	}
+	c.Cells.setHealthDefaults()
 }
 
 func (c *Config) validate() error {
@@ -140,6 +141,7 @@ func (c *Config) validate() error {
 	if c.Cells.BootTimeout.Duration < 0 {
 		bad("cells.bootTimeout", "must not be negative")
 	}
+	c.Cells.validateHealth(bad)
 	for i, m := range c.Cells.RegistryMirrors {
 		key := fmt.Sprintf("cells.registryMirrors[%d]", i)
 		if u, err := url.Parse(m.Endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

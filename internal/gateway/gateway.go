@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/gateway/watchcache"
 )
 
@@ -87,7 +88,7 @@ type InterruptionKind string
 
 const (
 	// SpotInterruption: the instance is ended at the given time.
-	SpotInterruption InterruptionKind = "spot-interruption"
+	SpotInterruption InterruptionKind = v1beta1.SpotInterruption
 	// RebalanceRecommendation: the instance is likely to be interrupted.
 	RebalanceRecommendation InterruptionKind = "rebalance-recommendation"
 )

@@ -36,6 +36,7 @@ import (
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/cell/connection"
 	"github.com/elotl/kip/v2/internal/cell/garbagecollection"
+	"github.com/elotl/kip/v2/internal/cell/health"
 	"github.com/elotl/kip/v2/internal/cell/lifecycle"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
@@ -108,12 +109,31 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 
 	// The provider needs the connections, and they the gateway, and it the
-	// provider; the kubelet API needs the provider, and it who follows logs. The
-	// circles are closed by functions that are not called before all are made.
+	// provider; the kubelet API needs the provider, and it who follows logs; the
+	// provider needs the health monitor, and it the connections and the provider.
+	// The circles are closed by functions that are not called before all are made.
 	var kubelet *kubeletapi.Server
 	var connections *connection.Manager
+	var pods *provider.Provider
 	transport := func(cell string) (http.RoundTripper, error) { return connections.Transport(cell) }
-	pods, err := provider.New(provider.Config{
+	cloud, err := newCloud(ctx, o, cfg, catalogue, tellOfDenied(eventRecorder(mgr), o.NodeName), log)
+	if err != nil {
+		return err
+	}
+	monitor, err := health.New(healthConfig(cfg, o, mgr, cloud, log,
+		func(cell string) string { return disconnected(connections, cell) },
+		func(cell *v1beta1.Cell) { pods.CellChanged(cell) },
+		func(ctx context.Context, cell string, i gateway.Interruption) error {
+			return pods.Interruption(ctx, cell, i)
+		},
+	))
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(monitor); err != nil {
+		return fmt.Errorf("adding the health monitor: %w", err)
+	}
+	pods, err = provider.New(provider.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(),
 		NodeName: o.NodeName, NodeLabels: provider.NodeLabels(node), Region: cfg.Cloud.AWS.Region,
 		Defaults: cfg.InstanceDefaults(), Architectures: images.Of,
@@ -124,6 +144,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			}
 			return t.PodCapacity(), true
 		},
+		Health:    monitor,
 		Transport: transport, Following: func(cell string) bool { return kubelet.Following(cell) }, Logs: logs,
 		Recorder: eventRecorder(mgr), Metrics: metrics.Registry, Clock: clock.RealClock{}, Log: log,
 	})
@@ -131,10 +152,6 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	if err := pods.SetupWithManager(ctx, mgr); err != nil {
-		return err
-	}
-	cloud, err := newCloud(ctx, o, cfg, catalogue, tellOfDenied(eventRecorder(mgr), o.NodeName), log)
-	if err != nil {
 		return err
 	}
 	registries, err := registrylogin.New(registrylogin.Config{

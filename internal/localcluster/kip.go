@@ -152,19 +152,21 @@ func (c *Cluster) makeRole(ctx context.Context, vpc string) error {
 	if err != nil {
 		return err
 	}
-	permissions, err := c.policy("kip-policy-tight.json", vpc, host.Host)
-	if err != nil {
-		return err
-	}
 	if _, err := api.CreateRole(ctx, &iam.CreateRoleInput{
 		RoleName: aws.String(kipRole), AssumeRolePolicyDocument: aws.String(trust),
 	}); err != nil && !alreadyExists(err) {
 		return fmt.Errorf("making Kip's role: %w", err)
 	}
-	if _, err := api.PutRolePolicy(ctx, &iam.PutRolePolicyInput{
-		RoleName: aws.String(kipRole), PolicyName: aws.String("kip"), PolicyDocument: aws.String(permissions),
-	}); err != nil {
-		return fmt.Errorf("giving Kip's role its rights: %w", err)
+	for name, file := range map[string]string{"kip": "kip-policy-tight.json", "kip-optional": "kip-policy-optional.json"} {
+		permissions, err := c.policy(file, vpc, host.Host)
+		if err != nil {
+			return err
+		}
+		if _, err := api.PutRolePolicy(ctx, &iam.PutRolePolicyInput{
+			RoleName: aws.String(kipRole), PolicyName: aws.String(name), PolicyDocument: aws.String(permissions),
+		}); err != nil {
+			return fmt.Errorf("giving Kip's role its rights: %w", err)
+		}
 	}
 	return nil
 }

@@ -14,6 +14,7 @@
 //	pod ended                      keep its logs, then delete the Cell (end.go)
 //	pod is being deleted           wait for its kubelet, delete the Cell, then the pod
 //	Cell lost under a running pod  fail the pod or run it again, as its policy says
+//	Cell silent or given up        the pod is not ready (status.go)
 //	Cell interrupted               end the pod in order, replace it (interruption.go)
 //	pod gone                       delete the Cell
 //

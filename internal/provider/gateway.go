@@ -186,6 +186,5 @@ func (p *Provider) PodTerminated(ctx context.Context, name string, uid types.UID
 	return nil
 }
 
-// Heartbeat is part of gateway.Sink: the cell's kubelet renewed its lease. The
-// connection itself tells whether a cell lives; nothing more is made of it yet.
-func (p *Provider) Heartbeat(string) {}
+// Heartbeat is part of gateway.Sink: the cell's kubelet renewed its lease.
+func (p *Provider) Heartbeat(cell string) { p.Health.Heartbeat(cell) }

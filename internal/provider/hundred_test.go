@@ -140,6 +140,7 @@ func (f *fleet) start() {
 		Client: api, Live: api, NodeName: testNode, Region: "us-west-2",
 		Capacity:  func(string) (corev1.ResourceList, bool) { return nil, false },
 		Transport: func(string) (http.RoundTripper, error) { return &fakeKubelet{}, nil },
+		Health:    allWell{},
 		Following: func(string) bool { return false },
 		Logs:      f.logs, Recorder: f.events, Metrics: prometheus.NewRegistry(), Clock: f.clock, Log: log,
 	})

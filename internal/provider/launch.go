@@ -25,6 +25,7 @@ const (
 	annotationSecurityGroups  = "pod.elotl.co/security-groups"
 	annotationInstanceProfile = "pod.elotl.co/instance-profile"
 	annotationCloudRoute      = "pod.elotl.co/cloud-route"
+	annotationHealthyTimeout  = "pod.elotl.co/healthcheck-healthy-timeout"
 )
 
 // maxRoutes is how many routes EC2 allows in a route table, if nobody had that
@@ -84,6 +85,13 @@ func instanceSettings(pod *corev1.Pod) (v1beta1.InstanceSettings, error) {
 		s.SecurityGroups = append(s.SecurityGroups, g)
 	}
 	s.InstanceProfile = pod.Annotations[annotationInstanceProfile]
+	if v, ok := pod.Annotations[annotationHealthyTimeout]; ok {
+		seconds, err := config.ParseHealthyTimeout(v)
+		if err != nil {
+			return s, fmt.Errorf("annotation %s: %w", annotationHealthyTimeout, err)
+		}
+		s.HealthyTimeoutSeconds = &seconds
+	}
 	var err error
 	s.Routes, err = routes(pod.Annotations[annotationCloudRoute])
 	return s, err

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/instancetype"
 	"github.com/elotl/kip/v2/internal/podlogs"
 )
@@ -49,6 +50,9 @@ type Config struct {
 	// Transport reaches a cell's agent and kubelet.
 	Transport func(cell string) (http.RoundTripper, error)
 
+	// Health takes cells' signs of life and knows which give none.
+	Health Health
+
 	// Following says whether somebody reads from a cell right now what its pod
 	// writes.
 	Following func(cell string) bool
@@ -58,6 +62,15 @@ type Config struct {
 	Metrics  prometheus.Registerer
 	Clock    clock.Clock
 	Log      *slog.Logger
+}
+
+// Health is what watches over cells. Its methods do not block.
+type Health interface {
+	// Heartbeat is a cell's sign of life.
+	Heartbeat(cell string)
+	// Silent says whether there was none for so long that the cell's pod counts
+	// as out of touch, and since when.
+	Silent(cell string) (since time.Time, silent bool)
 }
 
 // Provider is described in the package documentation. It is safe for
@@ -178,6 +191,14 @@ func (p *Provider) NotifyPods(ctx context.Context, notify func(*corev1.Pod)) {
 	}
 	for i := range pods.Items {
 		p.poke(client.ObjectKeyFromObject(&pods.Items[i]))
+	}
+}
+
+// CellChanged has the pod of a cell looked at again. It is for what is not
+// written in the Cell.
+func (p *Provider) CellChanged(cell *v1beta1.Cell) {
+	if ref := cell.Spec.Pod; ref != nil {
+		p.poke(client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name})
 	}
 }
 

@@ -131,7 +131,7 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta
 	now := metav1.NewTime(p.Clock.Now())
 	ready := cellReady(cell, now)
 	disrupted := disruption(pod, cell, now)
-	defer func() { p.report(pod, ready, disrupted) }()
+	defer func() { p.report(pod, cell, ready, disrupted) }()
 
 	if terminal(pod.Status.Phase) || pod.DeletionTimestamp != nil {
 		if err := p.drop(ctx, next); err != nil {
@@ -149,6 +149,10 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta
 		return reconcile.Result{}, nil
 	case cell != nil && (cell.DeletionTimestamp != nil || instanceGone(cell)):
 		return reconcile.Result{}, p.lost(ctx, pod, cell, next)
+	case cell != nil && cell.Status.Failure != nil:
+		// Its instance is being terminated, and its pod is decided about when that
+		// is proven.
+		return reconcile.Result{}, nil
 	case cell != nil && cell.Status.Interruption != nil:
 		return p.interrupt(ctx, pod, cell, next)
 	case cell != nil && !pending(cell):

@@ -1,6 +1,8 @@
 package provider
 
 import (
+	"time"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -8,6 +10,9 @@ import (
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
+
+// reasonSilent is why a pod is not ready whose cell gives no sign of life.
+const reasonSilent = "CellSilent"
 
 // kubeletConditions are the condition types that are the kubelet's alone: they
 // are as it reported them, and gone when it left them out.
@@ -125,7 +130,7 @@ func lastCellReady(c corev1.PodCondition) corev1.PodCondition {
 
 // report hands the pod's status to the library when the API server's differs.
 // A final status stands.
-func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition, disrupted *corev1.PodCondition) {
+func (p *Provider) report(pod *corev1.Pod, cell *v1beta1.Cell, ready corev1.PodCondition, disrupted *corev1.PodCondition) {
 	if terminal(pod.Status.Phase) {
 		return
 	}
@@ -140,12 +145,28 @@ func (p *Provider) report(pod *corev1.Pod, ready corev1.PodCondition, disrupted 
 	if disrupted != nil {
 		setCondition(&status, *disrupted)
 	}
+	p.outOfTouch(cell, &status)
 	if notify == nil || equality.Semantic.DeepEqual(status, pod.Status) {
 		return
 	}
 	update := pod.DeepCopy()
 	update.Status = status
 	notify(update)
+}
+
+// outOfTouch takes a pod out of service of which nothing is heard. What its
+// kubelet said last stands for everything else, and for all of it as soon as the
+// cell is heard again.
+func (p *Provider) outOfTouch(cell *v1beta1.Cell, status *corev1.PodStatus) {
+	if cell == nil || terminal(status.Phase) {
+		return
+	}
+	if f := cell.Status.Failure; f != nil {
+		notReady(status, v1beta1.ReasonUnhealthy, f.Time)
+	} else if since, silent := p.Health.Silent(cell.Name); silent {
+		// As the API server keeps times, or it would look like news for ever.
+		notReady(status, reasonSilent, metav1.NewTime(since.Truncate(time.Second)))
+	}
 }
 
 // newestStatus is what is known of the pod itself.

@@ -73,6 +73,9 @@ type world struct {
 	// being asked for them.
 	images []string
 	asking bool
+	// silent: the cell gives no sign of life, since silentSince.
+	silent      bool
+	silentSince time.Time
 	// deaf: nobody writes the status that Kip reports to the API server.
 	deaf bool
 }
@@ -118,6 +121,7 @@ func (w *world) restart() {
 			return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}, true
 		},
 		Transport: func(string) (http.RoundTripper, error) { return w.kubelet, w.kubelet.unreachable },
+		Health:    w,
 		Following: func(string) bool { return w.following },
 		Logs:      w.logs, Recorder: w.events, Metrics: prometheus.NewRegistry(), Clock: w.clock, Log: slog.New(slog.DiscardHandler),
 	})
@@ -127,6 +131,18 @@ func (w *world) restart() {
 	w.kip = kip
 	w.kip.NotifyPods(w.t.Context(), w.written)
 }
+
+// Heartbeat and Silent are those of the health monitor.
+func (w *world) Heartbeat(string) {}
+
+func (w *world) Silent(string) (time.Time, bool) { return w.silentSince, w.silent }
+
+// allWell is a health monitor of cells that never fall silent.
+type allWell struct{}
+
+func (allWell) Heartbeat(string) {}
+
+func (allWell) Silent(string) (time.Time, bool) { return time.Time{}, false }
 
 // written does what the library does: it writes the status.
 func (w *world) written(pod *corev1.Pod) {

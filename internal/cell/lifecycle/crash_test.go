@@ -20,6 +20,7 @@ type script struct {
 	prepare  func(*world)
 	cell     func(*v1beta1.Cell)
 	enrolAt  int // 0: never
+	giveUpAt int // 0: never
 	deleteAt int
 }
 
@@ -53,6 +54,9 @@ var scripts = map[string]script{
 		reason: "no route outlives its cell", enrolAt: 5, deleteAt: 15,
 		cell: func(c *v1beta1.Cell) { c.Spec.Instance.Routes = []string{"10.20.0.0/16", "10.30.0.0/16"} },
 	},
+	"given up": {
+		reason: "terminated without being deleted, and deleted when its instance is gone", enrolAt: 5, giveUpAt: 10, deleteAt: 30,
+	},
 	"never boots": {
 		reason: "terminated by the timeout, then deleted", deleteAt: 320,
 	},
@@ -81,6 +85,9 @@ func (s script) play(t *testing.T, at int, after bool) (calls int) {
 		cell := w.cell()
 		if cell == nil {
 			break
+		}
+		if s.giveUpAt != 0 && second >= s.giveUpAt && cell.Status.Failure == nil && cell.Status.Enrolment != nil {
+			w.giveUp()
 		}
 		if s.enrolAt != 0 && second >= s.enrolAt && !enrolled && cell.Status.InstanceID != "" && cell.DeletionTimestamp == nil {
 			enrolled = true

@@ -7,6 +7,7 @@
 //	reaction.go   what each kind of refusal leads to
 //	follow.go     Booting → Ready, Bound, Running, Draining: what became of it
 //	route.go      networks that the pod asked to be led to its instance
+//	fail.go       the Cell was given up: end the instance, prove it is gone
 //	terminate.go  the Cell was deleted: end the instance, prove it is gone
 //	observe.go    what the cloud says of all instances, by one List per tick
 //

@@ -149,8 +149,8 @@ func draining(i *v1beta1.InterruptionStatus) string {
 // avoid keeps launches away, for some minutes, from an offering of which the
 // cloud takes an instance for lack of capacity.
 func (r *Reconciler) avoid(s *scope) {
-	launch := s.cell.Status.Launch
-	if s.cell.Status.Interruption == nil || s.mem.avoided || launch.CapacityType != v1beta1.Spot {
+	launch, i := s.cell.Status.Launch, s.cell.Status.Interruption
+	if i == nil || i.Kind != v1beta1.SpotInterruption || s.mem.avoided || launch.CapacityType != v1beta1.Spot {
 		return
 	}
 	s.mem.avoided = true

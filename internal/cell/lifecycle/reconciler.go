@@ -153,6 +153,8 @@ func (r *Reconciler) step(ctx context.Context, s *scope) (reconcile.Result, erro
 		return r.terminate(ctx, s)
 	case !controllerutil.ContainsFinalizer(s.cell, v1beta1.Finalizer):
 		return reconcile.Result{}, r.addFinalizer(ctx, s)
+	case status.Failure != nil && s.reason() != v1beta1.ReasonInstanceGone:
+		return r.fail(ctx, s)
 	case status.Phase == v1beta1.CellTerminating:
 		return r.afterLoss(ctx, s)
 	case status.InstanceID == "":

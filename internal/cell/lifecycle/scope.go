@@ -138,6 +138,8 @@ func (s *scope) inTransition() bool {
 	switch {
 	case !s.cell.DeletionTimestamp.IsZero():
 		return controllerutil.ContainsFinalizer(s.cell, v1beta1.Finalizer)
+	case s.cell.Status.Failure != nil:
+		return s.reason() != v1beta1.ReasonInstanceGone
 	case s.cell.Status.Phase == v1beta1.CellLaunching, s.cell.Status.Phase == v1beta1.CellBooting:
 		return s.cell.Status.Enrolment == nil
 	}

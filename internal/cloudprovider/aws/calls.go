@@ -80,8 +80,17 @@ func (c *calls) attempt(ctx context.Context, in middleware.FinalizeInput, next m
 	}
 	began := c.clock.Now()
 	out, md, err = next.HandleFinalize(ctx, in)
-	c.learn(prefixOf(service)+":"+operation, p, began, err)
+	c.learn(prefixOf(service)+":"+operation, p, began, err, ctx.Value(optionalKey{}) != nil)
 	return out, md, err
+}
+
+// optionalKey marks the context of calls that Kip can do without.
+type optionalKey struct{}
+
+// optional is for calls whose right Kip need not have: that it is denied is the
+// caller's to tell, if it matters.
+func optional(ctx context.Context) context.Context {
+	return context.WithValue(ctx, optionalKey{}, true)
 }
 
 // await waits until the action may be called. Launches waited in their line.
@@ -135,8 +144,9 @@ func prefixOf(service string) string {
 }
 
 // learn draws from an attempt what there is to be learned. The pace is that of
-// the action, nil if it has none.
-func (c *calls) learn(action string, p *pace, began time.Time, err error) {
+// the action, nil if it has none. That a right lacks is told unless it is
+// optional.
+func (c *calls) learn(action string, p *pace, began time.Time, err error, optional bool) {
 	c.seconds.WithLabelValues(action).Observe(c.clock.Since(began).Seconds())
 	code, kind := "ok", cloudprovider.Kind("")
 	if err != nil {
@@ -153,7 +163,7 @@ func (c *calls) learn(action string, p *pace, began time.Time, err error) {
 	case code != "none":
 		p.taken(p != c.launch.pace || c.launch.any())
 	}
-	if kind != cloudprovider.Denied {
+	if kind != cloudprovider.Denied || optional {
 		return
 	}
 	refusal, _ := errors.AsType[*cloudprovider.Error](wrap(action, err))

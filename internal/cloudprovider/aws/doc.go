@@ -12,6 +12,7 @@
 // first needed and kept for a while: see ttl.go. Kip's own security group is
 // the only lasting thing that this package creates.
 //
-// Only actions that the documented IAM policy grants are used. Errors of EC2
+// Only actions that the documented IAM policy grants are used, and those of the
+// optional one, without which Kip does less: see optional in calls.go. Errors of EC2
 // become kinds of cloudprovider in one place: see errors.go.
 package aws

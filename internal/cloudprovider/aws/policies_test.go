@@ -318,3 +318,17 @@ func (p *Provider) endAll(t *testing.T) error {
 	}
 	return err
 }
+
+// TestOptionalPolicy: with it Kip may ask how instances are, and without it is
+// told no by the name of the action.
+func TestOptionalPolicy(t *testing.T) {
+	i := install(t)
+	i.policy(i.document("kip-policy-tight.json"))
+	if _, err := i.kip(nil).Health(t.Context()); denied(err) != "ec2:DescribeInstanceStatus" {
+		t.Errorf("without it: %v", err)
+	}
+	i.iam("PutRolePolicy", "RoleName", "kip", "PolicyName", "kip-optional", "PolicyDocument", i.document("kip-policy-optional.json"))
+	if _, err := i.kip(nil).Health(t.Context()); err != nil {
+		t.Errorf("with it: %v", err)
+	}
+}
