@@ -71,19 +71,15 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("making the API server's client: %w", err)
 	}
-	version, err := kube.Discovery().ServerVersion()
-	if err != nil {
-		return fmt.Errorf("asking the API server at %s for its version: %w", restConfig.Host, err)
-	}
-	ca, err := authority(ctx, kube, o.Namespace)
-	if err != nil {
-		return err
-	}
 	catalogue, err := loadCatalogue(o.Catalogue)
 	if err != nil {
 		return fmt.Errorf("loading the instance type catalogue: %w", err)
 	}
 	region, err := catalogue.Region(cfg.Cloud.AWS.Region)
+	if err != nil {
+		return err
+	}
+	version, ca, err := firstAnswers(ctx, kube, o.Namespace, askAgain, log)
 	if err != nil {
 		return err
 	}
@@ -96,7 +92,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	node := provider.NodeConfig{
-		Name: o.NodeName, Kubelet: cfg.Kubelet, IP: o.NodeIP, KubernetesVersion: version.GitVersion,
+		Name: o.NodeName, Kubelet: cfg.Kubelet, IP: o.NodeIP, KubernetesVersion: version,
 		DisableTaint: o.DisableTaint,
 	}
 	if node.Port, err = portOf(o.KubeletListen); err != nil {
@@ -188,7 +184,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	kubelet = kubeletapi.New(kubeletapi.Config{
 		Pods: pods, Transport: transport, Logs: logs, Auth: auth, Clock: clock.RealClock{}, Log: log,
 	})
-	certificate, err := newServingCertificate(restConfig, kube, mgr, o, version.GitVersion, log)
+	certificate, err := newServingCertificate(restConfig, kube, mgr, o, version, log)
 	if err != nil {
 		return err
 	}
@@ -214,7 +210,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			return fmt.Errorf("adding to the manager: %w", err)
 		}
 	}
-	log.Info("kip starts", "node", o.NodeName, "kubernetes", version.GitVersion, "region", cfg.Cloud.AWS.Region)
+	log.Info("kip starts", "node", o.NodeName, "kubernetes", version, "region", cfg.Cloud.AWS.Region)
 	if err := mgr.Start(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
