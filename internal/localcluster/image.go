@@ -113,20 +113,17 @@ func architecture() string {
 	return runtime.GOARCH
 }
 
-// imageName changes whenever one of the programs was built anew, or a file
-// below root is another one.
+// imageName changes whenever one of the programs, or a file below root, is
+// another one.
 func imageName(prefix string, programs map[string]string, root string) (string, error) {
 	// In the order of a sorted walk, whatever the map's.
 	content := map[string]string{}
 	for path, source := range programs {
-		info, err := os.Stat(source)
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("%s is not built: run make tools build", source)
-		}
+		sum, err := digest(source)
 		if err != nil {
 			return "", err
 		}
-		content[path] = fmt.Sprint(info.Size(), info.ModTime().UnixNano())
+		content[path] = hex.EncodeToString(sum)
 	}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {

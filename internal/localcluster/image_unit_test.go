@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func program(t *testing.T, text string) string {
@@ -29,6 +30,12 @@ func TestImageName(t *testing.T) {
 	first := name(map[string]string{"x": a, "y": a})
 	if again := name(map[string]string{"y": a, "x": a}); again != first || !strings.HasPrefix(first, "p-") {
 		t.Errorf("%s, then %s", first, again)
+	}
+	if err := os.Chtimes(a, time.Time{}, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if touched := name(map[string]string{"x": a, "y": a}); touched != first {
+		t.Errorf("a program that was only touched makes another image: %s, then %s", first, touched)
 	}
 	if err := os.WriteFile(a, []byte("ab"), 0o600); err != nil {
 		t.Fatal(err)

@@ -2,11 +2,9 @@ package localcluster
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -115,16 +113,11 @@ func (c *Cluster) installPod(ctx context.Context) error {
 // PushKip puts Kip's image into the registry under a tag of the program's own,
 // so that another program is another pod. It returns the tag.
 func (c *Cluster) PushKip(ctx context.Context) (tag string, err error) {
-	f, err := os.Open(c.bin("kip"))
+	sum, err := digest(c.bin("kip"))
 	if err != nil {
-		return "", fmt.Errorf("opening Kip's program, which make build makes: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
-	tag = hex.EncodeToString(h.Sum(nil)[:6])
+	tag = hex.EncodeToString(sum[:6])
 	image, err := ociimage.Build(ociimage.Kip(c.bin("kip"), runtime.GOARCH))
 	if err != nil {
 		return "", err

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -264,19 +265,32 @@ func startTime(pid int) (string, bool) {
 func (p process) spec() (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q %q %q\n", p.Path, p.Args, p.Env)
-	info, err := os.Stat(p.Path)
-	if err != nil {
-		return "", fmt.Errorf("the program is not built (make tools build): %w", err)
-	}
-	fmt.Fprintf(h, "%d %d\n", info.Size(), info.ModTime().UnixNano())
-	for _, path := range p.Watch {
-		data, err := os.ReadFile(path)
+	for _, path := range append([]string{p.Path}, p.Watch...) {
+		sum, err := digest(path)
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(h, "%s %x\n", path, sha256.Sum256(data))
+		fmt.Fprintf(h, "%s %x\n", path, sum)
 	}
 	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// digest tells a file from another one by what is in it. Its times say nothing:
+// the go command touches a program that it finds up to date.
+func digest(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not there; make tools build makes the programs: %w", path, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return h.Sum(nil), nil
 }
 
 // tail is the last lines of a file, for error messages.

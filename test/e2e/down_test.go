@@ -13,7 +13,70 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/elotl/kip/v2/internal/localcluster"
 )
+
+// touchPrograms does what make build does when nothing has changed.
+func touchPrograms(t *testing.T) {
+	t.Helper()
+	programs, err := filepath.Glob(filepath.Join(shared.Root, "bin", "*"))
+	if err != nil || len(programs) == 0 {
+		t.Fatalf("there are %d programs: %v", len(programs), err)
+	}
+	for _, p := range programs {
+		if err := os.Chtimes(p, time.Time{}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// whatRuns are the processes and containers of the cluster in a directory. A
+// machine that is replaced has other containers.
+func whatRuns(t *testing.T, dir string) []string {
+	t.Helper()
+	var all []string
+	files, err := filepath.Glob(filepath.Join(dir, "run", "*.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, filepath.Base(f)+" "+string(data))
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(dir, "admin.kubeconfig"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pods, err := kube.CoreV1().Pods("").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kip := false
+	for _, p := range pods.Items {
+		if len(p.OwnerReferences) > 0 && p.OwnerReferences[0].Kind == "Job" {
+			continue // it may end by itself
+		}
+		kip = kip || p.Name == localcluster.NodeName
+		for _, c := range p.Status.ContainerStatuses {
+			all = append(all, fmt.Sprintf("%s/%s %s, %d restarts", p.Namespace, p.Name, c.ContainerID, c.RestartCount))
+		}
+	}
+	if len(files) < 7 || !kip {
+		t.Fatalf("this is not all that runs: %q", all)
+	}
+	return all
+}
 
 // kip-local up can be interrupted anywhere and repeated; kip-local down leaves
 // the machine as it was, whatever runs. This test makes a cluster of its own.
@@ -67,9 +130,14 @@ func TestUpAndDown(t *testing.T) {
 			t.Errorf("up does not print %q:\n%s", word, out)
 		}
 	}
+	was := whatRuns(t, dir)
+	touchPrograms(t)
 	start := time.Now()
 	if out, err := local(ctx, "up").CombinedOutput(); err != nil {
 		t.Errorf("a second kip-local up: %v\n%s", err, out)
+	}
+	if diff := cmp.Diff(was, whatRuns(t, dir)); diff != "" {
+		t.Errorf("a second up, with nothing changed, replaced something (-before +after)\n%s", diff)
 	}
 	took := time.Since(start)
 	t.Logf("a second up took %.1f s", took.Seconds())
