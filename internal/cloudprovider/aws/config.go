@@ -1,20 +1,24 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 
@@ -176,6 +180,12 @@ func loadSDK(ctx context.Context, cfg Config) (aws.Config, *awshttp.BuildableCli
 		awsconfig.WithHTTPClient(httpClient),
 		awsconfig.WithRetryer(newReadRetryer),
 		awsconfig.WithAppID("kip"),
+		awsconfig.WithWebIdentityRoleCredentialOptions(func(o *stscreds.WebIdentityRoleOptions) {
+			// The SDK makes its own client of STS before it has read AWS_ENDPOINT_URL.
+			if endpoint := cmp.Or(os.Getenv("AWS_ENDPOINT_URL_STS"), os.Getenv("AWS_ENDPOINT_URL")); endpoint != "" {
+				o.Client = sts.New(sts.Options{Region: cfg.Region, BaseEndpoint: aws.String(endpoint), HTTPClient: httpClient})
+			}
+		}),
 	}
 	if cfg.AccessKeyID != "" {
 		opts = append(opts, awsconfig.WithCredentialsProvider(

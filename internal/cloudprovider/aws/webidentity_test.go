@@ -50,8 +50,8 @@ func (s *stsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // newWebIdentity is Kip as a pod on EKS: the environment and the token file are
-// what EKS puts there.
-func newWebIdentity(t *testing.T) (sts *stsServer, ec2Sessions func() []string, tokenFile string, p *Provider) {
+// what EKS puts there, and STS is where endpoint says.
+func newWebIdentity(t *testing.T, endpoint string) (sts *stsServer, ec2Sessions func() []string, tokenFile string, p *Provider) {
 	t.Helper()
 	sts = &stsServer{life: time.Hour}
 	stsHTTP := httptest.NewServer(sts)
@@ -71,7 +71,7 @@ func newWebIdentity(t *testing.T) (sts *stsServer, ec2Sessions func() []string, 
 		t.Fatal(err)
 	}
 	for name, value := range map[string]string{
-		"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/kip", "AWS_WEB_IDENTITY_TOKEN_FILE": tokenFile, "AWS_ENDPOINT_URL_STS": stsHTTP.URL,
+		"AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/kip", "AWS_WEB_IDENTITY_TOKEN_FILE": tokenFile, "AWS_ENDPOINT_URL": "", "AWS_ENDPOINT_URL_STS": "", endpoint: stsHTTP.URL,
 		// Nothing of the machine that runs the test.
 		"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_PROFILE": "", "AWS_EC2_METADATA_DISABLED": "true",
 		"AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
@@ -89,7 +89,15 @@ func newWebIdentity(t *testing.T) (sts *stsServer, ec2Sessions func() []string, 
 }
 
 func TestWebIdentity(t *testing.T) {
-	sts, sessions, _, p := newWebIdentity(t)
+	for _, endpoint := range []string{allEndpoints, "AWS_ENDPOINT_URL_STS"} {
+		t.Run(endpoint, func(t *testing.T) { testWebIdentity(t, endpoint) })
+	}
+}
+
+const allEndpoints = "AWS_ENDPOINT_URL"
+
+func testWebIdentity(t *testing.T, endpoint string) {
+	sts, sessions, _, p := newWebIdentity(t, endpoint)
 	list := func() {
 		t.Helper()
 		if _, err := p.List(t.Context()); err != nil {
@@ -109,7 +117,7 @@ func TestWebIdentity(t *testing.T) {
 // TestWebIdentityTokenIsRotated: the kubelet writes a new token into the file
 // long before the old one expires, and STS takes no expired one.
 func TestWebIdentityTokenIsRotated(t *testing.T) {
-	sts, sessions, tokenFile, p := newWebIdentity(t)
+	sts, sessions, tokenFile, p := newWebIdentity(t, allEndpoints)
 	sts.life = -time.Second // every call needs new credentials
 	for _, token := range []string{"first", "second"} {
 		// As a kubelet does: the file's name comes to mean another file.
@@ -140,7 +148,7 @@ func TestWebIdentityRefused(t *testing.T) {
 		"ExpiredTokenException": "Token expired",
 	} {
 		t.Run(code, func(t *testing.T) {
-			sts, sessions, _, p := newWebIdentity(t)
+			sts, sessions, _, p := newWebIdentity(t, allEndpoints)
 			sts.code, sts.message = code, message
 			_, err := p.List(t.Context())
 			if cloudprovider.KindOf(err) != cloudprovider.Denied {
