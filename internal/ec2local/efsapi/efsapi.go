@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/access"
@@ -29,17 +28,19 @@ type Config struct {
 }
 
 type api struct {
-	cfg  Config
-	file string
-
-	mu    sync.Mutex
-	state state
+	cfg   Config
+	store *statefile.Store[state]
 }
 
-// state is what is on disk. A change replaces maps, it does not modify them.
+// state is what is on disk.
 type state struct {
 	FileSystems  map[string]fileSystem  // by ID
 	MountTargets map[string]mountTarget // by ID
+}
+
+// Clone implements [statefile.State].
+func (s state) Clone() state {
+	return state{FileSystems: maps.Clone(s.FileSystems), MountTargets: maps.Clone(s.MountTargets)}
 }
 
 type fileSystem struct {
@@ -69,12 +70,14 @@ func (a *api) lifeCycle(created time.Time) string {
 
 // New makes the service.
 func New(cfg Config) (*service.Server, error) {
-	a := &api{cfg: cfg, file: filepath.Join(cfg.Dir, "efs.json")}
-	a.state = state{FileSystems: map[string]fileSystem{}, MountTargets: map[string]mountTarget{}}
-	if err := statefile.Read(a.file, &a.state); err != nil {
+	store, err := statefile.Open(filepath.Join(cfg.Dir, "efs.json"), state{
+		FileSystems: map[string]fileSystem{}, MountTargets: map[string]mountTarget{},
+	})
+	if err != nil {
 		return nil, err
 	}
-	for _, t := range a.state.MountTargets {
+	a := &api{cfg, store}
+	for _, t := range store.Now().MountTargets {
 		if _, err := cfg.Cloud.Hold(t.SubnetID, t.Address); err != nil {
 			return nil, err
 		}
@@ -110,28 +113,6 @@ var routes = []service.Route{
 	{Action: "DeleteMountTarget", Method: http.MethodDelete, Path: oneTarget, Status: http.StatusNoContent},
 	{Action: "DescribeMountTargetSecurityGroups", Method: http.MethodGet, Path: oneTarget + "/security-groups", Status: http.StatusOK},
 	{Action: "ModifyMountTargetSecurityGroups", Method: http.MethodPut, Path: oneTarget + "/security-groups", Status: http.StatusNoContent},
-}
-
-// change publishes a changed state. The change gets a copy with maps of its own.
-func (a *api) change(edit func(*state) error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := state{FileSystems: maps.Clone(a.state.FileSystems), MountTargets: maps.Clone(a.state.MountTargets)}
-	if err := edit(&next); err != nil {
-		return err
-	}
-	if err := statefile.Write(a.file, next); err != nil {
-		return err
-	}
-	a.state = next
-	return nil
-}
-
-// now is the state of this moment. It is not to be modified.
-func (a *api) now() state {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.state
 }
 
 func (a *api) arn(id string) string {

@@ -54,7 +54,7 @@ func (a *api) shown(f fileSystem, s state) fileSystemAnswer {
 // authorize asks for the operation on a file system, which may not exist. The ID may be its ARN's.
 func (a *api) authorize(c *service.Call, id string) error {
 	keys := policy.Keys{}
-	f, ok := a.now().FileSystems[id]
+	f, ok := a.store.Now().FileSystems[id]
 	keys.Tags("aws:ResourceTag", f.Tags)
 	if ok {
 		keys.Set("elasticfilesystem:Encrypted", boolean(f.Encrypted))
@@ -111,7 +111,7 @@ func (a *api) createFileSystem(c *service.Call, in *createFileSystemRequest) (*f
 		return nil, err
 	}
 	f.ID = id
-	err = a.change(func(s *state) error {
+	err = a.store.Change(func(s *state) error {
 		for _, o := range s.FileSystems {
 			if o.Token == f.Token {
 				return &service.Error{Status: http.StatusConflict, Code: "FileSystemAlreadyExists",
@@ -125,7 +125,7 @@ func (a *api) createFileSystem(c *service.Call, in *createFileSystemRequest) (*f
 	if err != nil {
 		return nil, err
 	}
-	answer := a.shown(f, a.now())
+	answer := a.shown(f, a.store.Now())
 	return &answer, nil
 }
 
@@ -145,7 +145,7 @@ func (a *api) describeFileSystems(c *service.Call, in *describeFileSystemsReques
 	if err := a.authorize(c, cmp.Or(in.ID, "*")); err != nil {
 		return nil, err
 	}
-	s := a.now()
+	s := a.store.Now()
 	if _, ok := s.FileSystems[in.ID]; in.ID != "" && !ok {
 		return nil, noFileSystem(in.ID)
 	}
@@ -187,7 +187,7 @@ func (a *api) deleteFileSystem(c *service.Call, in *fileSystemRequest) error {
 	if err := a.authorize(c, in.ID); err != nil {
 		return err
 	}
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		if _, ok := s.FileSystems[in.ID]; !ok {
 			return noFileSystem(in.ID)
 		}

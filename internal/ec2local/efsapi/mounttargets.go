@@ -68,7 +68,7 @@ func (a *api) createMountTarget(c *service.Call, in *createTargetRequest) (*moun
 	if t.InterfaceID, err = a.cfg.Cloud.NewID("eni"); err != nil {
 		return nil, err
 	}
-	err = a.change(func(s *state) error {
+	err = a.store.Change(func(s *state) error {
 		if err := a.mountable(s, in.FileSystemID, subnet.Zone); err != nil {
 			return err
 		}
@@ -147,7 +147,7 @@ type describeTargetsAnswer struct {
 }
 
 func (a *api) describeMountTargets(c *service.Call, in *describeTargetsRequest) (*describeTargetsAnswer, error) {
-	s := a.now()
+	s := a.store.Now()
 	about := in.FileSystemID
 	if about == "" {
 		about = s.MountTargets[in.ID].FileSystemID
@@ -184,7 +184,7 @@ type targetRequest struct {
 
 // authorizeTarget asks for the operation on a mount target's file system.
 func (a *api) authorizeTarget(c *service.Call, id string) error {
-	return a.authorize(c, a.now().MountTargets[id].FileSystemID)
+	return a.authorize(c, a.store.Now().MountTargets[id].FileSystemID)
 }
 
 func (a *api) deleteMountTarget(c *service.Call, in *targetRequest) error {
@@ -192,7 +192,7 @@ func (a *api) deleteMountTarget(c *service.Call, in *targetRequest) error {
 		return err
 	}
 	var gone mountTarget
-	err := a.change(func(s *state) error {
+	err := a.store.Change(func(s *state) error {
 		t, ok := s.MountTargets[in.ID]
 		if !ok {
 			return noTarget(in.ID)
@@ -213,7 +213,7 @@ func (a *api) describeGroups(c *service.Call, in *targetRequest) (*groupsAnswer,
 	if err := a.authorizeTarget(c, in.ID); err != nil {
 		return nil, err
 	}
-	t, ok := a.now().MountTargets[in.ID]
+	t, ok := a.store.Now().MountTargets[in.ID]
 	if !ok {
 		return nil, noTarget(in.ID)
 	}
@@ -233,7 +233,7 @@ func (a *api) modifyGroups(c *service.Call, in *modifyGroupsRequest) error {
 	if err != nil {
 		return err
 	}
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		t, ok := s.MountTargets[in.ID]
 		if !ok {
 			return noTarget(in.ID)

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/policy"
@@ -34,20 +33,23 @@ type Config struct {
 // Account is the account's identities. Its methods may be called from many goroutines; their errors are refusals of
 // type *service.Error unless the state cannot be written.
 type Account struct {
-	cfg  Config
-	file string
-
-	mu    sync.Mutex
-	state state
+	cfg   Config
+	store *statefile.Store[state]
 }
 
-// state is what is on disk. A change replaces maps, it does not modify them.
+// state is what is on disk.
 type state struct {
 	// Key seals sessions.
 	Key       []byte
 	Roles     map[string]Role     // by name
 	Profiles  map[string]Profile  // by name
 	Providers map[string]Provider // by host and path of the URL
+}
+
+// Clone implements [statefile.State].
+func (s state) Clone() state {
+	s.Roles, s.Profiles, s.Providers = maps.Clone(s.Roles), maps.Clone(s.Profiles), maps.Clone(s.Providers)
+	return s
 }
 
 // Role is a role. Its policies are texts that were read before they were accepted.
@@ -80,40 +82,21 @@ type Provider struct {
 
 // Open reads the account's identities, or begins without any.
 func Open(cfg Config) (*Account, error) {
-	a := &Account{cfg: cfg, file: filepath.Join(cfg.Dir, "iam.json")}
-	a.state = state{Roles: map[string]Role{}, Profiles: map[string]Profile{}, Providers: map[string]Provider{}}
-	if err := statefile.Read(a.file, &a.state); err != nil {
+	store, err := statefile.Open(filepath.Join(cfg.Dir, "iam.json"), state{
+		Roles: map[string]Role{}, Profiles: map[string]Profile{}, Providers: map[string]Provider{},
+	})
+	if err != nil {
 		return nil, err
 	}
-	if len(a.state.Key) > 0 {
+	a := &Account{cfg, store}
+	if len(store.Now().Key) > 0 {
 		return a, nil
 	}
-	a.state.Key = make([]byte, 32)
-	_, _ = rand.Read(a.state.Key) // never fails
-	return a, statefile.Write(a.file, a.state)
-}
-
-// change publishes a changed state. The change gets a copy with maps of its own.
-func (a *Account) change(edit func(*state) error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := a.state
-	next.Roles, next.Profiles, next.Providers = maps.Clone(next.Roles), maps.Clone(next.Profiles), maps.Clone(next.Providers)
-	if err := edit(&next); err != nil {
-		return err
-	}
-	if err := statefile.Write(a.file, next); err != nil {
-		return err
-	}
-	a.state = next
-	return nil
-}
-
-// now is the state of this moment. It is not to be modified.
-func (a *Account) now() state {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.state
+	return a, store.Change(func(s *state) error {
+		s.Key = make([]byte, 32)
+		_, _ = rand.Read(s.Key) // never fails
+		return nil
+	})
 }
 
 // AccountID is the number of the account.

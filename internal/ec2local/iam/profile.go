@@ -23,7 +23,7 @@ func (a *Account) CreateProfile(p Profile) (Profile, error) {
 		return p, err
 	}
 	p.ID, p.Created, p.Role = ProfileID(a.ProfileARN(p)), a.cfg.Now().UTC(), ""
-	return p, a.change(func(s *state) error {
+	return p, a.store.Change(func(s *state) error {
 		if _, ok := s.Profiles[p.Name]; ok {
 			return exists("Instance Profile", p.Name)
 		}
@@ -34,7 +34,7 @@ func (a *Account) CreateProfile(p Profile) (Profile, error) {
 
 // Profile returns an instance profile by its name.
 func (a *Account) Profile(name string) (Profile, error) {
-	p, ok := a.now().Profiles[name]
+	p, ok := a.store.Now().Profiles[name]
 	if !ok {
 		return p, noSuch("Instance Profile", name)
 	}
@@ -74,7 +74,7 @@ func (a *Account) ProfileByARN(arn string) (Profile, error) {
 // ProfilesOf returns the instance profiles of a role, by name; of any role if it is "".
 func (a *Account) ProfilesOf(role string) []Profile {
 	var out []Profile
-	for _, p := range a.now().Profiles {
+	for _, p := range a.store.Now().Profiles {
 		if role == "" || p.Role == role {
 			out = append(out, p)
 		}
@@ -85,7 +85,7 @@ func (a *Account) ProfilesOf(role string) []Profile {
 
 // AddRole puts a role into an instance profile, which has room for one.
 func (a *Account) AddRole(profile, role string) error {
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		p, ok := s.Profiles[profile]
 		if !ok {
 			return noSuch("Instance Profile", profile)
@@ -104,7 +104,7 @@ func (a *Account) AddRole(profile, role string) error {
 
 // RemoveRole takes a role out of an instance profile.
 func (a *Account) RemoveRole(profile, role string) error {
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		p, ok := s.Profiles[profile]
 		if !ok {
 			return noSuch("Instance Profile", profile)
@@ -120,7 +120,7 @@ func (a *Account) RemoveRole(profile, role string) error {
 
 // DeleteProfile removes an instance profile without a role.
 func (a *Account) DeleteProfile(name string) error {
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		p, ok := s.Profiles[name]
 		if !ok {
 			return noSuch("Instance Profile", name)

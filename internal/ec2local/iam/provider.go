@@ -18,7 +18,7 @@ func (a *Account) CreateProvider(p Provider) (Provider, error) {
 	}
 	p.URL = strings.TrimSuffix(strings.TrimPrefix(p.URL, "https://"), "/")
 	p.Created = a.cfg.Now().UTC()
-	return p, a.change(func(s *state) error {
+	return p, a.store.Change(func(s *state) error {
 		if _, ok := s.Providers[p.URL]; ok {
 			return service.Errorf(http.StatusConflict, "EntityAlreadyExists", "Provider with url https://%s already exists.", p.URL)
 		}
@@ -29,7 +29,7 @@ func (a *Account) CreateProvider(p Provider) (Provider, error) {
 
 // Provider returns an OIDC provider by its ARN.
 func (a *Account) Provider(arn string) (Provider, error) {
-	for _, p := range a.now().Providers {
+	for _, p := range a.store.Now().Providers {
 		if a.ProviderARN(p) == arn {
 			return p, nil
 		}
@@ -44,7 +44,7 @@ func noProvider(arn string) error {
 // Providers returns all OIDC providers, by URL.
 func (a *Account) Providers() []Provider {
 	var out []Provider
-	for _, p := range a.now().Providers {
+	for _, p := range a.store.Now().Providers {
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(x, y Provider) int { return cmp.Compare(x.URL, y.URL) })
@@ -53,7 +53,7 @@ func (a *Account) Providers() []Provider {
 
 // DeleteProvider removes an OIDC provider.
 func (a *Account) DeleteProvider(arn string) error {
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		for url, p := range s.Providers {
 			if a.ProviderARN(p) == arn {
 				delete(s.Providers, url)

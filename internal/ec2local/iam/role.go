@@ -40,7 +40,7 @@ func (a *Account) CreateRole(r Role) (Role, error) {
 		return r, err
 	}
 	r.ID, r.Created, r.Policies = newID("AROA"), a.cfg.Now().UTC(), map[string]string{}
-	return r, a.change(func(s *state) error {
+	return r, a.store.Change(func(s *state) error {
 		if _, ok := s.Roles[r.Name]; ok {
 			return exists("Role", r.Name)
 		}
@@ -66,7 +66,7 @@ func size(text string) int {
 
 // Role returns a role by its name.
 func (a *Account) Role(name string) (Role, error) {
-	r, ok := a.now().Roles[name]
+	r, ok := a.store.Now().Roles[name]
 	if !ok {
 		return r, noSuch("role", name)
 	}
@@ -75,7 +75,7 @@ func (a *Account) Role(name string) (Role, error) {
 
 // changeRole replaces a role by a changed one.
 func (a *Account) changeRole(name string, edit func(*Role) error) error {
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		r, ok := s.Roles[name]
 		if !ok {
 			return noSuch("role", name)
@@ -144,7 +144,7 @@ func (a *Account) Policy(role, name string) (string, error) {
 
 // DeleteRole removes a role that has no policies and is in no instance profile.
 func (a *Account) DeleteRole(name string) error {
-	return a.change(func(s *state) error {
+	return a.store.Change(func(s *state) error {
 		r, ok := s.Roles[name]
 		if !ok {
 			return noSuch("role", name)

@@ -141,7 +141,7 @@ func (a *Account) secret(accessKeyID string) string {
 
 // mac authenticates a text for a purpose.
 func (a *Account) mac(purpose string, parts ...string) []byte {
-	m := hmac.New(sha256.New, a.now().Key)
+	m := hmac.New(sha256.New, a.store.Now().Key)
 	_, _ = m.Write([]byte(purpose + "\x00" + strings.Join(parts, "\x00"))) // never fails
 	return m.Sum(nil)
 }

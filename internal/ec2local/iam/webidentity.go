@@ -68,7 +68,7 @@ func (a *Account) verify(token string) (Provider, jwt.Claims, error) {
 		return invalid("The ID Token provided is not a valid JWT. (You may see this error if you sent an Access Token)")
 	}
 	host, ok := strings.CutPrefix(claims.Issuer, "https://")
-	p, known := a.now().Providers[host]
+	p, known := a.store.Now().Providers[host]
 	if !ok || !known {
 		return invalid("No OpenIDConnect provider found in your account for %s", claims.Issuer)
 	}

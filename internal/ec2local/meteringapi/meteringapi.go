@@ -32,10 +32,10 @@ type Config struct {
 // Service is the service, and what can be seen of it from outside.
 type Service struct {
 	*service.Server
-	cfg Config
+	cfg   Config
+	store *statefile.Store[State]
 
-	mu    sync.Mutex
-	state State
+	mu sync.Mutex
 	// refused are the products that cannot be used, with the code of the refusal.
 	refused map[string]string
 }
@@ -46,6 +46,11 @@ type State struct {
 	Registrations map[string]int `json:"registrations"`
 	// Records are what was metered, the oldest first.
 	Records []Record `json:"records"`
+}
+
+// Clone implements [statefile.State].
+func (s State) Clone() State {
+	return State{Registrations: maps.Clone(s.Registrations), Records: slices.Clone(s.Records)}
 }
 
 // Record is what was metered for an hour.
@@ -59,10 +64,11 @@ type Record struct {
 
 // New makes the service.
 func New(cfg Config) (*Service, error) {
-	s := &Service{cfg: cfg, state: State{Registrations: map[string]int{}, Records: []Record{}}, refused: map[string]string{}}
-	if err := statefile.Read(cfg.File, &s.state); err != nil {
+	store, err := statefile.Open(cfg.File, State{Registrations: map[string]int{}, Records: []Record{}})
+	if err != nil {
 		return nil, err
 	}
+	s := &Service{cfg: cfg, store: store, refused: map[string]string{}}
 	s.Server = &service.Server{
 		Prefix: "aws-marketplace", Protocol: service.JSON{Target: "AWSMPMeteringService"}, Gate: cfg.Gate, Log: cfg.Log,
 		Operations: map[string]service.Operation{
@@ -73,12 +79,8 @@ func New(cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// State returns what was registered and metered.
-func (s *Service) State() State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return State{Registrations: maps.Clone(s.state.Registrations), Records: slices.Clone(s.state.Records)}
-}
+// State returns what was registered and metered. It is not to be modified.
+func (s *Service) State() State { return s.store.Now() }
 
 // refusals are what a product can be refused for.
 var refusals = map[string]string{
@@ -102,9 +104,11 @@ func (s *Service) Refuse(products map[string]string) error {
 	return nil
 }
 
-// entitled tells whether a product can be used. s.mu is held.
+// entitled tells whether a product can be used.
 func (s *Service) entitled(product string) error {
+	s.mu.Lock()
 	code, ok := s.refused[product]
+	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
@@ -153,15 +157,13 @@ func (s *Service) registerUsage(c *service.Call, in *registerRequest) (*register
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err := s.entitled(in.Product); err != nil {
 		return nil, err
 	}
-	next := s.state
-	next.Registrations = maps.Clone(next.Registrations)
-	next.Registrations[in.Product]++
-	return &registerAnswer{Signature: signature}, s.publish(next)
+	return &registerAnswer{Signature: signature}, s.store.Change(func(all *State) error {
+		all.Registrations[in.Product]++
+		return nil
+	})
 }
 
 // sign makes a token that looks like AWS's. The key is forgotten: nobody has AWS's to check it with.
@@ -210,8 +212,6 @@ func (s *Service) meterUsage(c *service.Call, in *meterRequest) (*meterAnswer, e
 	if at.Before(now.Add(-maxAge)) || at.After(now.Add(maxAhead)) {
 		return nil, service.Errorf(http.StatusBadRequest, "TimestampOutOfBoundsException", "The timestamp %s is not within the last %s.", at.Format(time.RFC3339), maxAge)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err := s.entitled(in.Product); err != nil || in.DryRun {
 		return &meterAnswer{}, err
 	}
@@ -219,25 +219,22 @@ func (s *Service) meterUsage(c *service.Call, in *meterRequest) (*meterAnswer, e
 	same := func(o Record) bool {
 		return o.Product == r.Product && o.Dimension == r.Dimension && o.Hour.Equal(r.Hour)
 	}
-	if n := slices.IndexFunc(s.state.Records, same); n >= 0 {
-		known := s.state.Records[n]
-		if known.Quantity != r.Quantity {
-			return nil, service.Errorf(http.StatusBadRequest, "DuplicateRequestException", "A metering record has already been emitted for the "+
-				"dimension %s and the hour %s with another quantity.", r.Dimension, r.Hour.Format(time.RFC3339))
+	err := s.store.Change(func(all *State) error {
+		if n := slices.IndexFunc(all.Records, same); n >= 0 {
+			known := all.Records[n]
+			if known.Quantity != r.Quantity {
+				return service.Errorf(http.StatusBadRequest, "DuplicateRequestException", "A metering record has already been emitted for the "+
+					"dimension %s and the hour %s with another quantity.", r.Dimension, r.Hour.Format(time.RFC3339))
+			}
+			r.ID = known.ID
+			return nil
 		}
-		return &meterAnswer{RecordID: known.ID}, nil
+		all.Records = append(all.Records, r)
+		slices.SortStableFunc(all.Records, func(x, y Record) int { return cmp.Compare(x.Hour.Unix(), y.Hour.Unix()) })
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	next := s.state
-	next.Records = append(slices.Clone(next.Records), r)
-	slices.SortStableFunc(next.Records, func(x, y Record) int { return cmp.Compare(x.Hour.Unix(), y.Hour.Unix()) })
-	return &meterAnswer{RecordID: r.ID}, s.publish(next)
-}
-
-// publish writes a new state down, then it holds. s.mu is held.
-func (s *Service) publish(next State) error {
-	if err := statefile.Write(s.cfg.File, next); err != nil {
-		return err
-	}
-	s.state = next
-	return nil
+	return &meterAnswer{RecordID: r.ID}, nil
 }

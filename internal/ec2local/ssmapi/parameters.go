@@ -25,7 +25,7 @@ func (a *api) arn(name string) string {
 // authorize asks for the operation on a parameter, which may not exist.
 func (a *api) authorize(c *service.Call, name string) error {
 	keys := policy.Keys{}
-	keys.Tags("aws:ResourceTag", a.all()[name].Tags)
+	keys.Tags("aws:ResourceTag", a.store.Now()[name].Tags)
 	return c.Authorize(a.arn(name), keys)
 }
 
@@ -73,7 +73,7 @@ func (a *api) putParameter(c *service.Call, in *putRequest) (*putAnswer, error) 
 	for _, t := range in.Tags {
 		tags[t.Key] = t.Value
 	}
-	keys.Tags("aws:ResourceTag", a.all()[in.Name].Tags)
+	keys.Tags("aws:ResourceTag", a.store.Now()[in.Name].Tags)
 	if len(tags) > 0 {
 		keys.Tags("aws:RequestTag", tags)
 		keys.Set("aws:TagKeys", slices.Sorted(maps.Keys(tags))...)
@@ -96,8 +96,8 @@ func (a *api) putParameter(c *service.Call, in *putRequest) (*putAnswer, error) 
 		return nil, invalid("Only text of the tier Standard is kept here.")
 	}
 	answer := &putAnswer{Tier: "Standard"}
-	return answer, a.change(func(all map[string]parameter) error {
-		p, known := all[in.Name]
+	return answer, a.store.Change(func(all *parameters) error {
+		p, known := (*all)[in.Name]
 		if known && !in.Overwrite {
 			return service.Errorf(http.StatusBadRequest, "ParameterAlreadyExists",
 				"The parameter already exists. To overwrite this value, set the overwrite option in the request to true.")
@@ -113,7 +113,7 @@ func (a *api) putParameter(c *service.Call, in *putRequest) (*putAnswer, error) 
 		}
 		p.Value, p.Description, p.Modified = in.Value, in.Description, a.cfg.Now().UTC()
 		p.Version++
-		all[in.Name] = p
+		(*all)[in.Name] = p
 		answer.Version = p.Version
 		return nil
 	})
@@ -142,7 +142,7 @@ func (a *api) find(name string) (parameter, error) {
 	if strings.HasPrefix(name, publicPrefix) {
 		return a.public(name)
 	}
-	p, ok := a.all()[name]
+	p, ok := a.store.Now()[name]
 	if !ok {
 		return p, notFound(name)
 	}
@@ -213,7 +213,7 @@ func (a *api) getParametersByPath(c *service.Call, in *byPathRequest) (*byPathAn
 	}
 	folder := strings.TrimSuffix(in.Path, "/") + "/"
 	answer := &byPathAnswer{Parameters: []answerParameter{}}
-	all := a.all()
+	all := a.store.Now()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		rest, ok := strings.CutPrefix(name, folder)
 		if !ok || !in.Recursive && strings.Contains(rest, "/") || name <= in.NextToken {
@@ -234,11 +234,11 @@ func (a *api) deleteParameter(c *service.Call, in *deleteRequest) error {
 	if err := a.authorize(c, in.Name); err != nil {
 		return err
 	}
-	return a.change(func(all map[string]parameter) error {
-		if _, ok := all[in.Name]; !ok {
+	return a.store.Change(func(all *parameters) error {
+		if _, ok := (*all)[in.Name]; !ok {
 			return notFound(in.Name)
 		}
-		delete(all, in.Name)
+		delete(*all, in.Name)
 		return nil
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"regexp"
-	"sync"
 	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/access"
@@ -36,19 +35,24 @@ type parameter struct {
 	Tags                           map[string]string
 }
 
-type api struct {
-	cfg Config
+// parameters are the account's, by name.
+type parameters map[string]parameter
 
-	mu         sync.Mutex
-	parameters map[string]parameter // by name
+// Clone implements [statefile.State].
+func (p parameters) Clone() parameters { return maps.Clone(p) }
+
+type api struct {
+	cfg   Config
+	store *statefile.Store[parameters]
 }
 
 // New makes the service.
 func New(cfg Config) (*service.Server, error) {
-	a := &api{cfg: cfg, parameters: map[string]parameter{}}
-	if err := statefile.Read(cfg.File, &a.parameters); err != nil {
+	store, err := statefile.Open(cfg.File, parameters{})
+	if err != nil {
 		return nil, err
 	}
+	a := &api{cfg, store}
 	return &service.Server{
 		Prefix: "ssm", Protocol: service.JSON{Target: "AmazonSSM"}, Gate: cfg.Gate, Log: cfg.Log,
 		Operations: map[string]service.Operation{
@@ -59,28 +63,6 @@ func New(cfg Config) (*service.Server, error) {
 			"PutParameter":        service.Op(a.putParameter),
 		},
 	}, nil
-}
-
-// change publishes changed parameters.
-func (a *api) change(edit func(map[string]parameter) error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := maps.Clone(a.parameters)
-	if err := edit(next); err != nil {
-		return err
-	}
-	if err := statefile.Write(a.cfg.File, next); err != nil {
-		return err
-	}
-	a.parameters = next
-	return nil
-}
-
-// all are the account's parameters. They are not to be modified.
-func (a *api) all() map[string]parameter {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.parameters
 }
 
 var (
