@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,10 +22,11 @@ import (
 )
 
 type serveOptions struct {
-	state, region, vpc, cluster, images, credentials, nameserver string
+	state, region, vpc, cluster, images, credentials, nameserver, ecrImages string
 
 	listen           []string
 	issuerKeys       map[string]string
+	eksClusters      map[string]string
 	delays           cloud.Delays
 	lag              cloud.Lag
 	grace            time.Duration
@@ -50,6 +52,8 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&o.images, "images", "", "directory that holds a directory per image")
 	f.StringVar(&o.credentials, "credentials", "", "JSON file of access keys and secrets (default: made in the state directory)")
 	f.StringToStringVar(&o.issuerKeys, "issuer-keys", nil, "public keys of a token issuer, as URL=FILE: PEM or a JSON web key set; repeatable")
+	f.StringToStringVar(&o.eksClusters, "eks-clusters", nil, "EKS clusters that there are, as NAME=URL of who issues its tokens; repeatable")
+	f.StringVar(&o.ecrImages, "ecr-images", "", "URL of the registry, open to everybody, whose images are those of the account's ECR")
 	f.StringVar(&o.nameserver, "nameserver", "", "name server of machines whose image brings none (default: the host's address in the VPC)")
 	f.DurationVar(&o.delays.Boot, "boot-delay", 0, "time in pending before an instance is started")
 	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")
@@ -72,6 +76,12 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	vpc, err := netip.ParsePrefix(o.vpc)
 	if err != nil {
 		return fmt.Errorf("--vpc-cidr: %w", err)
+	}
+	var ecrImages *url.URL
+	if o.ecrImages != "" {
+		if ecrImages, err = url.Parse(o.ecrImages); err != nil || ecrImages.Host == "" {
+			return fmt.Errorf("--ecr-images is %q, not a URL", o.ecrImages)
+		}
 	}
 	for _, dir := range []*string{&o.state, &o.images} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
@@ -113,7 +123,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	}
 	server, err := ec2local.New(ec2local.Config{
 		Dir: filepath.Join(o.state, cloudDir), Images: o.images, Region: c.Region, Zones: c.Zones, VPC: vpc,
-		Credentials: credentials, IssuerKeys: o.issuerKeys, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines, SpotMarket: market,
+		Credentials: credentials, IssuerKeys: o.issuerKeys, Clusters: o.eksClusters, ECRImages: ecrImages, Types: ec2local.CatalogueTypes(catalogue), Hypervisor: machines, SpotMarket: market,
 		Network: machines.network, Throttling: limits, Delays: o.delays, Lag: o.lag, Clock: clock.RealClock{}, Log: slog.Default(),
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -46,6 +47,10 @@ type Config struct {
 	// IssuerKeys are files with the public keys of token issuers, by the issuer's URL: PEM, or a JSON web key set. Tokens
 	// of these issuers can be exchanged for credentials of roles, once the account has an OIDC provider for them.
 	IssuerKeys map[string]string
+	// Clusters are EKS clusters: their names, and the URLs of who issues their tokens.
+	Clusters map[string]string
+	// ECRImages is the registry that holds the images of the account's private one; see package ecrapi. May be nil.
+	ECRImages *url.URL
 	// Types looks an instance type up; see CatalogueTypes.
 	Types func(name string) (cloud.Type, bool)
 	// SpotMarket is what spot instances cost; see CatalogueSpotMarket. There need not be one.

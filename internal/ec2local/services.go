@@ -6,9 +6,11 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 
 	"github.com/elotl/kip/v2/internal/ec2local/ecrapi"
 	"github.com/elotl/kip/v2/internal/ec2local/efsapi"
+	"github.com/elotl/kip/v2/internal/ec2local/eksapi"
 	"github.com/elotl/kip/v2/internal/ec2local/meteringapi"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
@@ -22,7 +24,14 @@ const globalRegion = "us-east-1"
 func (s *Server) addServices() (err error) {
 	file := func(name string) string { return filepath.Join(s.cfg.Dir, name) }
 	now, log := s.cfg.Clock.Now, s.cfg.Log
-	s.services["ecr"] = ecrapi.New(ecrapi.Config{AccountID: AccountID, Region: s.cfg.Region, Gate: s.gate, Now: now, Log: log})
+	ecr := ecrapi.Config{
+		AccountID: AccountID, Region: s.cfg.Region, Images: s.cfg.ECRImages, Identities: s.iam, Gate: s.gate, Now: now, Log: log,
+	}
+	s.services["ecr"] = ecrapi.New(ecr)
+	if ecr.Images != nil {
+		s.mux.Handle("/v2/", ecrapi.NewRegistry(ecr))
+	}
+	s.services["eks"] = eksapi.New(eksapi.Config{Clusters: s.cfg.Clusters, Cloud: s.cloud, Gate: s.gate, Log: log})
 	s.services["ssm"], err = ssmapi.New(ssmapi.Config{
 		File: file("ssm.json"), Images: s.cloud.Images, AccountID: AccountID, Region: s.cfg.Region, Gate: s.gate, Now: now, Log: log,
 	})
@@ -48,8 +57,10 @@ func (s *Server) serves(service, region string) bool {
 	return region == s.cfg.Region || global && region == globalRegion
 }
 
-// efsService is the only service that has paths.
 const efsService = "elasticfilesystem"
+
+// havePaths are the services whose operations are found by path.
+var havePaths = []string{efsService, "eks"}
 
 // ec2Service is the service that answers what is for none, in the protocol of most clients here.
 const ec2Service = "ec2"
@@ -65,7 +76,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		service = s.services[ec2Service]
 	}
-	if name != efsService && r.URL.Path != "/" {
+	if !slices.Contains(havePaths, name) && r.URL.Path != "/" {
 		http.NotFound(w, r)
 		return
 	}

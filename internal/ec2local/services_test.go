@@ -3,7 +3,10 @@ package ec2local
 import (
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +59,100 @@ func TestECR(t *testing.T) {
 	}
 	admin.refused(t, "InvalidParameterException", "ecr", "get-authorization-token", "--registry-ids", "x")
 	e.tried(t, "ecr")
+}
+
+// TestECRRegistry asks the private registry for images, with passwords of ECR's.
+func TestECRRegistry(t *testing.T) {
+	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); ok {
+			t.Error("the password is passed on")
+		}
+		_, _ = io.WriteString(w, "content of "+r.URL.Path)
+	}))
+	t.Cleanup(store.Close)
+	images, err := url.Parse(store.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pull = `{"Statement": [{"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+		{"Effect": "Allow", "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], "Resource": "arn:aws:ecr:us-west-2:123456789012:repository/kip/*"},
+		{"Effect": "Allow", "Action": "ecr:BatchGetImage", "Resource": "arn:aws:ecr:us-west-2:123456789012:repository/no-layers"}]}`
+	e, i := installed(t, pull)
+	e.config.ECRImages = images
+	e.restart(t)
+	password := func(c aws.Credentials) string {
+		var token string
+		e.cli(t, c).run(t, &token, "ecr", "get-authorization-token", "--query", "authorizationData[0].authorizationToken")
+		raw, err := base64.StdEncoding.DecodeString(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimPrefix(string(raw), "AWS:")
+	}
+	c := must(e.assume(t, i.token(t, good())))(t).Credentials
+	role := password(aws.Credentials{AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken})
+	administrator := password(aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret})
+	e.restart(t) // passwords are good for longer than a process
+	for name, tc := range map[string]struct {
+		method, path, user, password string
+		status                       int
+		says                         string
+	}{
+		"a manifest":              {"GET", "/v2/kip/a/manifests/1.0", "AWS", role, 200, "content of /v2/kip/a/manifests/1.0"},
+		"a layer":                 {"GET", "/v2/kip/a/blobs/sha256:1", "AWS", role, 200, "content of"},
+		"a look at a manifest":    {"HEAD", "/v2/kip/a/manifests/1.0", "AWS", role, 200, ""},
+		"is the password good":    {"GET", "/v2/", "AWS", role, 200, ""},
+		"the administrator":       {"GET", "/v2/any/manifests/1.0", "AWS", administrator, 200, "content of"},
+		"another repository":      {"GET", "/v2/other/manifests/1.0", "AWS", role, 403, "not authorized to perform: ecr:BatchGetImage on resource: arn:aws:ecr:us-west-2:123456789012:repository/other"},
+		"a manifest but no layer": {"GET", "/v2/no-layers/blobs/sha256:1", "AWS", role, 403, "ecr:GetDownloadUrlForLayer"},
+		"no password":             {"GET", "/v2/kip/a/manifests/1.0", "", "", 401, "Not Authorized"},
+		"another user":            {"GET", "/v2/kip/a/manifests/1.0", "kip", role, 401, "Not Authorized"},
+		"a guess":                 {"GET", "/v2/kip/a/manifests/1.0", "AWS", "guess", 401, "Not Authorized"},
+		"a push":                  {"PUT", "/v2/kip/a/manifests/1.0", "AWS", administrator, 405, "UNSUPPORTED"},
+		"an index of all":         {"GET", "/v2/_catalog", "AWS", administrator, 405, "UNSUPPORTED"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := must(http.NewRequestWithContext(t.Context(), tc.method, e.url+tc.path, nil))(t)
+			if tc.user != "" {
+				req.SetBasicAuth(tc.user, tc.password)
+			}
+			resp := must(http.DefaultClient.Do(req))(t)
+			defer resp.Body.Close()
+			body := must(io.ReadAll(resp.Body))(t)
+			if resp.StatusCode != tc.status || !strings.Contains(string(body), tc.says) {
+				t.Errorf("got %s: %s", resp.Status, body)
+			}
+			if asked := resp.Header.Get("WWW-Authenticate"); (asked != "") != (tc.status == 401) {
+				t.Errorf("it asks for %q", asked)
+			}
+		})
+	}
+}
+
+func TestEKS(t *testing.T) {
+	const issuer = "https://oidc.eks.us-west-2.amazonaws.com/id/1"
+	e := start(t, func(cfg *Config) { cfg.Clusters = map[string]string{"prod": issuer} })
+	admin := e.administrator(t)
+	var got struct {
+		Cluster struct {
+			ARN, Status        string
+			ResourcesVPCConfig struct {
+				VPCID     string
+				SubnetIDs []string
+			}
+			Identity struct{ OIDC struct{ Issuer string } }
+		}
+	}
+	admin.run(t, &got, "eks", "describe-cluster", "--name", "prod")
+	c := got.Cluster
+	if c.ARN != "arn:aws:eks:us-west-2:123456789012:cluster/prod" || c.Status != "ACTIVE" || c.Identity.OIDC.Issuer != issuer {
+		t.Errorf("the cluster is %+v", c)
+	}
+	if diff := cmp.Diff(e.subnets(t), c.ResourcesVPCConfig.SubnetIDs); c.ResourcesVPCConfig.VPCID != e.server.cloud.World().VPC.ID || diff != "" {
+		t.Errorf("its network is %+v; subnets (-want +got)\n%s", c.ResourcesVPCConfig, diff)
+	}
+	admin.refused(t, "ResourceNotFoundException", "eks", "describe-cluster", "--name", "other")
+	e.tried(t, "eks")
 }
 
 func TestParameterStore(t *testing.T) {
@@ -223,6 +320,7 @@ func TestServicesDenied(t *testing.T) {
 	kip.refused(t, "AccessDeniedException", "ecr", "get-authorization-token")
 	kip.refused(t, "AccessDeniedException", "meteringmarketplace", "register-usage", "--product-code", "kip", "--public-key-version", "1")
 	kip.refused(t, "AccessDeniedException", "efs", "describe-file-systems")
+	kip.refused(t, "AccessDeniedException", "eks", "describe-cluster", "--name", "x")
 	kip = e.cli(t, aws.Credentials{AccessKeyID: *c.AccessKeyId, SecretAccessKey: "wrong", SessionToken: *c.SessionToken})
 	kip.refused(t, "InvalidSignatureException", "ecr", "get-authorization-token")
 	kip.refused(t, "InvalidSignatureException", "efs", "describe-file-systems")

@@ -33,6 +33,8 @@ func (c *Cluster) ec2() process {
 			"--region=" + region, "--vpc-cidr=" + c.settings.VPC.String(), "--cluster=" + c.settings.Name,
 			"--images=" + c.path("images"), "--credentials=" + c.path("ec2-credentials.json"), "--boot-delay=" + c.BootDelay.String(),
 			fmt.Sprintf("--throttle=%t", !c.Unthrottled),
+			"--ecr-images=http://" + c.registryAddress(),
+			"--eks-clusters=" + c.settings.Name + "=" + tokenIssuer,
 			"--issuer-keys=" + tokenIssuer + "=" + c.pki.path("service-accounts.pub"),
 		},
 		Ready: answers(c.ec2URL() + "/healthz"),
@@ -149,7 +151,7 @@ func (c *Cluster) kip() process {
 			"--data-dir=" + c.path("kip"), fmt.Sprintf("--disable-taint=%t", c.DisableTaint),
 		},
 		Env: []string{
-			"AWS_ROLE_ARN=" + roleARN, "AWS_WEB_IDENTITY_TOKEN_FILE=" + c.path("kip-aws.token"), "AWS_ENDPOINT_URL_STS=" + c.ec2URL(),
+			"AWS_ROLE_ARN=" + roleARN, "AWS_WEB_IDENTITY_TOKEN_FILE=" + c.path("kip-aws.token"), "AWS_ENDPOINT_URL=" + c.ec2URL(),
 		},
 		Watch: []string{c.path("provider.yaml")},
 		Ready: func(ctx context.Context) error {
@@ -162,6 +164,9 @@ func (c *Cluster) kip() process {
 		Grace: 20 * time.Second,
 	}
 }
+
+// ecrHost is the account's private registry.
+const ecrHost = accountID + ".dkr.ecr." + region + ".amazonaws.com"
 
 // NodeName is the virtual node.
 const NodeName = "kip-provider-0"
@@ -182,12 +187,15 @@ cells:
   registryMirrors:
   - hosts: [_default]
     endpoint: http://{{.Registry}}
+  # The account's ECR, which wants a login.
+  - hosts: [{{.ECR}}]
+    endpoint: {{.ECREndpoint}}
 `))
 
 func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
 		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
-		"Host": c.settings.host(), "Registry": c.registryAddress(),
+		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(),
 	})
 }
 

@@ -102,16 +102,14 @@ func tag(i types.Instance, key string) string {
 	return ""
 }
 
-// setFaults replaces the script of what goes wrong with launches.
-func (c *cloud) setFaults(ctx context.Context, rules ...fault.Rule) error {
-	if rules == nil {
-		rules = []fault.Rule{}
-	}
-	body, err := json.Marshal(rules)
+// command asks something of ec2local's own interface. in and out are JSON, and
+// may be nil.
+func (c *cloud) command(ctx context.Context, method, path string, in, out any) error {
+	body, err := json.Marshal(in)
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, c.url+"/_ec2local/faults", bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, c.url+"/_ec2local/"+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -121,9 +119,20 @@ func (c *cloud) setFaults(ctx context.Context, rules ...fault.Rule) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
-		return fmt.Errorf("setting faults: %s", resp.Status)
+		return fmt.Errorf("ec2local answers %s to %s %s", resp.Status, method, path)
 	}
-	return nil
+	if out == nil {
+		return nil
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+// setFaults replaces the script of what goes wrong with launches.
+func (c *cloud) setFaults(ctx context.Context, rules ...fault.Rule) error {
+	if rules == nil {
+		rules = []fault.Rule{}
+	}
+	return c.command(ctx, http.MethodPut, "faults", rules, nil)
 }
 
 // denial is a call of Kip's role that its policy does not allow.
@@ -131,15 +140,6 @@ type denial struct{ Action, Resource, Principal string }
 
 // calls are how often Kip's role was allowed each action, and what it was denied.
 func (c *cloud) calls(ctx context.Context) (allowed map[string]int, denied []denial, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url+"/_ec2local/calls", nil)
-	if err != nil {
-		return nil, nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer resp.Body.Close()
 	var answer struct {
 		Calls []struct {
 			Action, Principal string
@@ -147,7 +147,7 @@ func (c *cloud) calls(ctx context.Context) (allowed map[string]int, denied []den
 		}
 		Denied []denial
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+	if err := c.command(ctx, http.MethodGet, "calls", nil, &answer); err != nil {
 		return nil, nil, err
 	}
 	allowed = map[string]int{}

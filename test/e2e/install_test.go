@@ -29,11 +29,10 @@ import (
 // TestInstallPage follows docs/install-eks.md, command by command, on a new
 // cluster without Kip, and compares cluster and account before and after.
 //
-// What is not the page's: the values of its first block, and the answers of
-// "aws eks", which ec2local does not have; that the AWS CLI is told of ec2local,
-// and Kip by AWS_ENDPOINT_URL. Kip's image comes from the local registry, which
-// is also a mirror that the machine image of cells has built in, as an operator's
-// own may have.
+// What is not the page's: the values of its first block; that the AWS CLI is told
+// of ec2local, and Kip by AWS_ENDPOINT_URL. Kip's image comes from the local
+// registry, which is also a mirror that the machine image of cells has built in,
+// as an operator's own may have.
 func TestInstallPage(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(shared.Root, "docs", "install-eks.md"))
 	if err != nil {
@@ -53,16 +52,32 @@ func TestInstallPage(t *testing.T) {
 	o.set("NAMESPACE", "kip-elsewhere") // one that is not the default finds what is tied to that
 	o.set("KIP_SERVICE_ACCOUNT_NAME", "kip-provider")
 	o.set("CELL_IMAGE_ID", o.image)
-	o.set("VPC_ID", o.vpc)
-	o.set("AWS_ACCOUNT_ID", "123456789012")
-	o.set("OIDC_PROVIDER", "kubernetes.default.svc.cluster.local")
 	steps, sawCell := 0, false
+	take := func(b install.Block) string {
+		steps++
+		return o.run(t, fmt.Sprintf("line %d", b.Line), b.Commands)
+	}
+	optional := func(kind string) {
+		for _, b := range blocks {
+			if b.Kind == kind {
+				take(b)
+				return
+			}
+		}
+		t.Fatalf("the page has no block of kind %q", kind)
+	}
 	for _, b := range blocks {
-		if b.Kind != "" {
+		// Where the page says that the file system is made, and removed.
+		switch {
+		case b.Kind == "" && strings.Contains(b.Commands, "/deploy.sh"):
+			optional("image-cache")
+		case b.Kind == "" && strings.Contains(b.Commands, "delete-security-group"):
+			optional("image-cache-removal")
+		}
+		if b.Kind != "" && b.Kind != "lookup" {
 			continue
 		}
-		steps++
-		out := o.run(t, fmt.Sprintf("line %d", b.Line), b.Commands)
+		out := take(b)
 		if strings.Contains(b.Commands, "get cells") {
 			sawCell = true
 			for _, want := range []string{"hello-", "Running", "i-0", "hello from a cell"} {
@@ -72,7 +87,7 @@ func TestInstallPage(t *testing.T) {
 			}
 		}
 	}
-	if steps < 10 || !sawCell {
+	if steps < 13 || !sawCell {
 		t.Errorf("%d steps were taken, the page's own check among them: %t", steps, sawCell)
 	}
 	// The page leaves the identity provider, which may have other users.
@@ -88,7 +103,6 @@ type operator struct {
 	kube            kubernetes.Interface
 	ec2             *ec2.Client
 	dir, image, tag string
-	vpc             string
 }
 
 func newOperator(t *testing.T) *operator {
@@ -222,11 +236,6 @@ func (o *operator) makeImage(t *testing.T) {
 		t.Fatalf("the operator's machine image: %+v, %v", all, err)
 	}
 	o.image = *all.Images[0].ImageId
-	vpcs, err := o.ec2.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{})
-	if err != nil || len(vpcs.Vpcs) != 1 {
-		t.Fatalf("the VPC: %+v, %v", vpcs, err)
-	}
-	o.vpc = *vpcs.Vpcs[0].VpcId
 }
 
 // set exports a variable in the operator's shell.
@@ -282,6 +291,7 @@ func (o *operator) everything(t *testing.T) []string {
 		"ec2 describe-instances --filters Name=instance-state-name,Values=pending,running,stopping,stopped,shutting-down --query Reservations[].Instances[].InstanceId",
 		"ec2 describe-route-tables --query RouteTables[].Routes[].DestinationCidrBlock",
 		"iam list-open-id-connect-providers --query OpenIDConnectProviderList[].Arn",
+		"efs describe-file-systems --query FileSystems[].FileSystemId",
 	} {
 		all = append(all, what+": "+strings.TrimSpace(o.run(t, what, "aws "+what+" --output text\n")))
 	}

@@ -23,14 +23,9 @@ const polite = `trap 'echo got TERM; sleep 3; echo cleaned up; exit 0' TERM; ech
 // leaves two minutes.
 func (s *space) interrupt(instance string, after time.Duration) {
 	s.Helper()
-	url := fmt.Sprintf("%s/_ec2local/instances/%s/interrupt?after=%s", shared.cloud.url, instance, after)
-	resp, err := http.Post(url, "", nil)
-	if err != nil {
+	path := fmt.Sprintf("instances/%s/interrupt?after=%s", instance, after)
+	if err := shared.cloud.command(s.Context(), http.MethodPost, path, nil, nil); err != nil {
 		s.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		s.Fatalf("interrupting the instance: %s", resp.Status)
 	}
 }
 

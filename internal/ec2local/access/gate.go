@@ -86,18 +86,23 @@ func (g *Gate) Authenticate(ctx context.Context, r *http.Request, body []byte) (
 	if err != nil {
 		return nil, err
 	}
-	c := &Caller{Principal: principal, Region: signer.Region, gate: g, keys: policy.Keys{}}
+	return g.Caller(principal, signer.Region, r), nil
+}
+
+// Caller is somebody who was identified otherwise than by a signature, and sent a request to a region.
+func (g *Gate) Caller(principal Principal, region string, r *http.Request) *Caller {
+	c := &Caller{Principal: principal, Region: region, gate: g, keys: policy.Keys{}}
 	c.keys.Set("aws:CurrentTime", g.cfg.Now().UTC().Format(time.RFC3339))
 	c.keys.Set("aws:EpochTime", strconv.FormatInt(g.cfg.Now().Unix(), 10))
 	c.keys.Set("aws:PrincipalAccount", g.cfg.AccountID)
 	c.keys.Set("aws:PrincipalArn", principal.Identity())
-	c.keys.Set("aws:RequestedRegion", signer.Region)
+	c.keys.Set("aws:RequestedRegion", region)
 	c.keys.Set("aws:SecureTransport", strconv.FormatBool(r.TLS != nil))
 	c.keys.Set("aws:userid", principal.UserID)
 	if from, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		c.keys.Set("aws:SourceIp", from.Addr().Unmap().String())
 	}
-	return c, nil
+	return c
 }
 
 // Authorize tells whether the caller may do all of what one call means to do; the error is a *Denied for the first thing

@@ -1,29 +1,37 @@
-// Package ecrapi speaks the part of ECR's API that hands out passwords. Registries of local images let everybody in, so
-// a password is good for being shown, nothing more.
+// Package ecrapi is as much of ECR as a pull needs: the part of its API that hands out passwords, and the account's
+// private registry, which lets in whoever has one and asks their policies about every image.
 package ecrapi
 
 import (
-	"crypto/rand"
 	"encoding/base64"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"regexp"
 	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/access"
+	"github.com/elotl/kip/v2/internal/ec2local/iam"
 	"github.com/elotl/kip/v2/internal/ec2local/service"
 )
 
 // Config is what the service is made of.
 type Config struct {
 	AccountID, Region string
-	Gate              *access.Gate
-	Now               func() time.Time
-	Log               *slog.Logger
+	// Images is the registry, open to everybody, that holds the images of the private one. There need not be one.
+	Images *url.URL
+	// Identities makes passwords, and knows whose they are.
+	Identities *iam.Account
+	Gate       *access.Gate
+	Now        func() time.Time
+	Log        *slog.Logger
 }
 
 // tokenLife is how long ECR's passwords are good.
 const tokenLife = 12 * time.Hour
+
+// user is the name that goes with every password.
+const user = "AWS"
 
 // New makes the service.
 func New(cfg Config) *service.Server {
@@ -60,13 +68,14 @@ func (a *api) getAuthorizationToken(c *service.Call, in *tokenRequest) (*tokenAn
 		in.RegistryIDs = []string{a.cfg.AccountID}
 	}
 	answer := &tokenAnswer{}
+	expires := a.cfg.Now().Add(tokenLife)
 	for _, id := range in.RegistryIDs {
 		if !accountID.MatchString(id) {
 			return nil, service.Errorf(http.StatusBadRequest, "InvalidParameterException", "Invalid parameter at 'registryIds': %q is no account", id)
 		}
 		answer.Data = append(answer.Data, authorization{
-			Token:    base64.StdEncoding.EncodeToString([]byte("AWS:" + rand.Text() + rand.Text())),
-			Expires:  service.Epoch(a.cfg.Now().Add(tokenLife)),
+			Token:    base64.StdEncoding.EncodeToString([]byte(user + ":" + a.cfg.Identities.RegistryPassword(c.Caller.Principal, expires))),
+			Expires:  service.Epoch(expires),
 			Endpoint: "https://" + id + ".dkr.ecr." + a.cfg.Region + ".amazonaws.com",
 		})
 	}

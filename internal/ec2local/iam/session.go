@@ -120,11 +120,7 @@ func (a *Account) InstanceSession(profileARN, instanceID string) (role string, s
 // session makes a session.
 func (a *Account) session(r Role, name, accessKeyID string, expires time.Time) Session {
 	expires = expires.Truncate(time.Second).UTC()
-	raw, err := json.Marshal(sealed{AccessKeyID: accessKeyID, Role: r.Name, RoleID: r.ID, Name: name, Expires: expires.Unix()})
-	if err != nil {
-		panic("iam: " + err.Error()) // strings and a number always can be written
-	}
-	token := base64.RawStdEncoding.EncodeToString(append(raw, a.mac("token", string(raw))...))
+	token := a.seal(sessionToken, sealed{AccessKeyID: accessKeyID, Role: r.Name, RoleID: r.ID, Name: name, Expires: expires.Unix()})
 	return Session{
 		AccessKeyID: accessKeyID, Secret: a.secret(accessKeyID), Token: token, Expires: expires,
 		ARN: a.sessionARN(r, name), UserID: r.ID + ":" + name,
@@ -152,23 +148,33 @@ func (a *Account) Identify(accessKeyID, token string) (string, access.Principal,
 		if token != "" {
 			return "", access.Principal{}, fmt.Errorf("%w: the access key %q has none", signature.ErrToken, accessKeyID)
 		}
-		return secret, access.Principal{ARN: a.ARN("user", "/administrator"), UserID: "AIDAADMINISTRATOR0000", Administrator: true}, nil
+		p, err := a.principal(sealed{})
+		return secret, p, err
 	}
 	if token == "" {
 		return "", access.Principal{}, fmt.Errorf("%w %q", signature.ErrUnknownKey, accessKeyID)
 	}
-	s, ok := a.open(token)
-	if !ok || s.AccessKeyID != accessKeyID {
+	s, err := a.open(sessionToken, token)
+	if err != nil {
+		return "", access.Principal{}, err
+	}
+	if s.AccessKeyID != accessKeyID {
 		return "", access.Principal{}, signature.ErrToken
 	}
-	if !a.cfg.Now().Before(time.Unix(s.Expires, 0)) {
-		return "", access.Principal{}, signature.ErrTokenExpired
+	p, err := a.principal(s)
+	return a.secret(accessKeyID), p, err
+}
+
+// principal is who something was sealed for: the session of a role, or the administrator.
+func (a *Account) principal(s sealed) (access.Principal, error) {
+	if s.Role == "" {
+		return access.Principal{ARN: a.ARN("user", "/administrator"), UserID: "AIDAADMINISTRATOR0000", Administrator: true}, nil
 	}
 	r, err := a.Role(s.Role)
 	if err != nil || r.ID != s.RoleID {
-		return "", access.Principal{}, fmt.Errorf("%w: its role is gone", signature.ErrToken)
+		return access.Principal{}, fmt.Errorf("%w: its role is gone", signature.ErrToken)
 	}
-	return a.secret(accessKeyID), access.Principal{
+	return access.Principal{
 		ARN: a.sessionARN(r, s.Name), UserID: r.ID + ":" + s.Name, RoleARN: a.RoleARN(r),
 		Policies: func() []*policy.Document {
 			r, err := a.Role(s.Role)
@@ -180,16 +186,53 @@ func (a *Account) Identify(accessKeyID, token string) (string, access.Principal,
 	}, nil
 }
 
-// open reads a token that was sealed by this account.
-func (a *Account) open(token string) (sealed, bool) {
-	raw, err := base64.RawStdEncoding.DecodeString(token)
+// What is sealed: each purpose has texts of its own.
+const (
+	sessionToken     = "token"
+	registryPassword = "registry"
+)
+
+// RegistryPassword makes a password for the account's image registries, good until a time, with which somebody is who
+// they are now.
+func (a *Account) RegistryPassword(p access.Principal, expires time.Time) string {
+	s := sealed{Expires: expires.Unix()}
+	if !p.Administrator {
+		s.Role = p.RoleARN[strings.LastIndex(p.RoleARN, "/")+1:]
+		s.RoleID, s.Name, _ = strings.Cut(p.UserID, ":")
+	}
+	return a.seal(registryPassword, s)
+}
+
+// ByRegistryPassword is whose password it is. Errors wrap one of package signature's.
+func (a *Account) ByRegistryPassword(password string) (access.Principal, error) {
+	s, err := a.open(registryPassword, password)
+	if err != nil {
+		return access.Principal{}, err
+	}
+	return a.principal(s)
+}
+
+// seal makes a text that only this account can have made, for a purpose.
+func (a *Account) seal(purpose string, s sealed) string {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		panic("iam: " + err.Error()) // strings and a number always can be written
+	}
+	return base64.RawStdEncoding.EncodeToString(append(raw, a.mac(purpose, string(raw))...))
+}
+
+// open reads a text that was sealed by this account for a purpose, and is still good.
+func (a *Account) open(purpose, text string) (s sealed, err error) {
+	raw, err := base64.RawStdEncoding.DecodeString(text)
 	if err != nil || len(raw) < sha256.Size {
-		return sealed{}, false
+		return s, signature.ErrToken
 	}
-	text, sum := raw[:len(raw)-sha256.Size], raw[len(raw)-sha256.Size:]
-	if !hmac.Equal(sum, a.mac("token", string(text))) {
-		return sealed{}, false
+	said, sum := raw[:len(raw)-sha256.Size], raw[len(raw)-sha256.Size:]
+	if !hmac.Equal(sum, a.mac(purpose, string(said))) || json.Unmarshal(said, &s) != nil {
+		return s, signature.ErrToken
 	}
-	var s sealed
-	return s, json.Unmarshal(text, &s) == nil
+	if !a.cfg.Now().Before(time.Unix(s.Expires, 0)) {
+		return s, signature.ErrTokenExpired
+	}
+	return s, nil
 }

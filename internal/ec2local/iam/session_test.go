@@ -194,3 +194,53 @@ func TestPolicyLimits(t *testing.T) {
 		t.Errorf("the policy that was refused: %v", err)
 	}
 }
+
+func TestRegistryPassword(t *testing.T) {
+	w := open(t)
+	r := w.role(t, "r", trustAccount)
+	s, err := w.Assume(administrator, w.RoleARN(r), "me", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, me, err := w.Identify(s.AccessKeyID, s.Token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, admin, err := w.Identify("AKIA", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const life = 12 * time.Hour
+	mine, others := w.RegistryPassword(me, w.time.Add(life)), w.RegistryPassword(admin, w.time.Add(life))
+	w.reopen(t)
+	// A password outlives the session that asked for it.
+	w.time = w.time.Add(life - time.Second)
+	for password, want := range map[string]access.Principal{mine: me, others: admin} {
+		got, err := w.ByRegistryPassword(password)
+		if err != nil || got.ARN != want.ARN || got.UserID != want.UserID || got.RoleARN != want.RoleARN || got.Administrator != want.Administrator {
+			t.Errorf("after a restart it is %+v's, %v; want %s", got, err, want.ARN)
+		}
+	}
+	for reason, password := range map[string]string{
+		"nothing": "", "a guess": "guess", "another's changed": mine[:len(mine)-1] + "A",
+		"a session's token, which is for something else": s.Token,
+	} {
+		if _, err := w.ByRegistryPassword(password); !errors.Is(err, signature.ErrToken) {
+			t.Errorf("%s: %v", reason, err)
+		}
+	}
+	if _, _, err := w.Identify(s.AccessKeyID, mine); !errors.Is(err, signature.ErrToken) {
+		t.Errorf("a registry's password is a session's token: %v", err)
+	}
+	w.time = w.time.Add(time.Second)
+	if _, err := w.ByRegistryPassword(mine); !errors.Is(err, signature.ErrTokenExpired) {
+		t.Errorf("after its time: %v", err)
+	}
+	w.time = w.time.Add(-time.Second)
+	if err := w.DeleteRole("r"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.ByRegistryPassword(mine); !errors.Is(err, signature.ErrToken) {
+		t.Errorf("of a role that is gone: %v", err)
+	}
+}
