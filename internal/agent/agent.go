@@ -141,7 +141,7 @@ func (a *Agent) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	toKubelet, err := newKubeletProxy(authority, a.Logger)
+	toKubelet, err := newKubeletTransport(authority)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (a *Agent) run(ctx context.Context) error {
 		CACertificates: doc.CACertificates,
 		EnrolmentToken: doc.EnrolmentToken,
 		Store:          tunnel.FileStore(identityFile),
-		API:            a.handler(doc, toKubelet),
+		API:            a.handler(doc, newKubeletProxy(toKubelet, a.Logger)),
 		Version:        a.Version,
 		Logger:         a.Logger,
 	})
@@ -164,6 +164,10 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	group.run("interruptions", func(ctx context.Context) error {
 		a.interruptions.watch(ctx, server.Gateway())
+		return nil
+	})
+	group.run("pod metrics", func(ctx context.Context) error {
+		newPodMetrics(toKubelet, server.Gateway(), a.Logger).report(ctx)
 		return nil
 	})
 	group.run("enrolment", func(ctx context.Context) error {

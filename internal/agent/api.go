@@ -58,29 +58,36 @@ func (a *Agent) status(cell string) status.Status {
 	}
 }
 
-// newKubeletProxy passes requests to the kubelet's own API. Exec, attach and
-// port-forward pass as the protocol upgrades they are.
-func newKubeletProxy(authority *localapi.Authority, logger *slog.Logger) (http.Handler, error) {
+// kubeletAddress is where the cell's kubelet serves its own API.
+var kubeletAddress = net.JoinHostPort("127.0.0.1", strconv.Itoa(kubelet.Port))
+
+// newKubeletTransport reaches the kubelet's own API.
+func newKubeletTransport(authority *localapi.Authority) (*http.Transport, error) {
 	certificate, err := authority.Client("kip-cell")
 	if err != nil {
 		return nil, err
 	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(kubelet.Port))
+	return &http.Transport{
+		// HTTP/1.1 only: an HTTP/2 connection cannot be upgraded.
+		TLSClientConfig: &tls.Config{
+			MinVersion:   tls.VersionTLS13,
+			RootCAs:      authority.Pool(),
+			Certificates: []tls.Certificate{certificate.TLS},
+		},
+		DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
+		MaxIdleConnsPerHost: 4,
+		IdleConnTimeout:     time.Minute,
+	}, nil
+}
+
+// newKubeletProxy passes requests to the kubelet's own API. Exec, attach and
+// port-forward pass as the protocol upgrades they are.
+func newKubeletProxy(transport http.RoundTripper, logger *slog.Logger) http.Handler {
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "https", address, address
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "https", kubeletAddress, kubeletAddress
 		},
-		Transport: &http.Transport{
-			// HTTP/1.1 only: an HTTP/2 connection cannot be upgraded.
-			TLSClientConfig: &tls.Config{
-				MinVersion:   tls.VersionTLS13,
-				RootCAs:      authority.Pool(),
-				Certificates: []tls.Certificate{certificate.TLS},
-			},
-			DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
-			MaxIdleConnsPerHost: 4,
-			IdleConnTimeout:     time.Minute,
-		},
+		Transport: transport,
 		// Followed logs are answers that never end.
 		FlushInterval: -1,
 		ErrorLog:      slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
@@ -89,5 +96,5 @@ func newKubeletProxy(authority *localapi.Authority, logger *slog.Logger) (http.H
 				http.Error(w, "the cell's kubelet cannot be reached: "+err.Error(), http.StatusBadGateway)
 			}
 		},
-	}, nil
+	}
 }

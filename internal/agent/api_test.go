@@ -106,11 +106,11 @@ func TestKubeletIsDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy, err := newKubeletProxy(authority, slog.New(slog.DiscardHandler))
+	transport, err := newKubeletTransport(authority)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, server := newTestAPI(t, proxy)
+	_, server := newTestAPI(t, newKubeletProxy(transport, slog.New(slog.DiscardHandler)))
 	resp, err := http.Get(server.URL + "/kubelet/pods")
 	if err != nil {
 		t.Fatal(err)

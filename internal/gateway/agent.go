@@ -7,6 +7,8 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/elotl/kip/v2/internal/podmetrics/report"
 )
 
 // kipPrefix is where the agent itself, not the kubelet, speaks to Kip.
@@ -14,10 +16,12 @@ const kipPrefix = "/kip"
 
 func isKipPath(path string) bool { return path == kipPrefix || strings.HasPrefix(path, kipPrefix+"/") }
 
-// agentRule is a request that a cell's agent may make. All are a POST of JSON.
+// agentRule is a request that a cell's agent may make. All are a POST.
 type agentRule struct {
 	// resource is how it is counted.
 	resource string
+	// mediaType is what the body is.
+	mediaType string
 	// bodyLimit is the largest body in bytes.
 	bodyLimit int64
 	handle    func(g *Gateway, cell Cell, body []byte, w http.ResponseWriter, r *http.Request) error
@@ -25,8 +29,9 @@ type agentRule struct {
 
 // agentPolicy is all that an agent may ask, by path.
 var agentPolicy = map[string]agentRule{
-	kipPrefix + "/v1/interruption":         {"interruption", 4 * kib, (*Gateway).reportInterruption},
-	kipPrefix + "/v1/registry-credentials": {"registrycredentials", 64 * kib, (*Gateway).giveRegistryCredentials},
+	kipPrefix + "/v1/interruption":         {"interruption", mediaTypeJSON, 4 * kib, (*Gateway).reportInterruption},
+	kipPrefix + "/v1/registry-credentials": {"registrycredentials", mediaTypeJSON, 64 * kib, (*Gateway).giveRegistryCredentials},
+	report.Path:                            {"podmetrics", report.MediaType, report.MaxEncoded, (*Gateway).takePodMetrics},
 }
 
 // serveKip answers what the agent asks.
@@ -46,8 +51,8 @@ func (g *Gateway) serveKip(state *cellState, w *answer, r *http.Request, o *outc
 	if err != nil {
 		return err
 	}
-	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != mediaTypeJSON {
-		return unsupportedMediaType("an agent sends " + mediaTypeJSON)
+	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != rule.mediaType {
+		return unsupportedMediaType("an agent sends " + rule.mediaType + " there")
 	}
 	body, err := readLimited(w, r, rule.bodyLimit)
 	if err != nil {

@@ -109,6 +109,7 @@ type Config struct {
 	State      State
 	Sink       Sink
 	Registries Registries
+	PodMetrics PodMetrics
 	// Upstream leads to the API server as Kip. The gateway uses it only with
 	// the impersonation of a virtual node. It must not impersonate already.
 	Upstream *rest.Config
@@ -127,6 +128,7 @@ type Gateway struct {
 	state      State
 	sink       Sink
 	registries Registries
+	podMetrics PodMetrics
 	upstream   *upstream
 	clock      clock.WithTicker
 	metrics    *metrics
@@ -144,13 +146,14 @@ type Gateway struct {
 
 // New makes a Gateway. Its caches are filled once Start runs.
 func New(config Config) (*Gateway, error) {
-	if config.State == nil || config.Sink == nil || config.Registries == nil || config.Upstream == nil || config.Client == nil || config.Metrics == nil {
-		return nil, errors.New("making a gateway: State, Sink, Registries, Upstream, Client and Metrics must be set")
+	if config.State == nil || config.Sink == nil || config.Registries == nil || config.PodMetrics == nil || config.Upstream == nil || config.Client == nil || config.Metrics == nil {
+		return nil, errors.New("making a gateway: State, Sink, Registries, PodMetrics, Upstream, Client and Metrics must be set")
 	}
 	g := &Gateway{
 		state:      config.State,
 		sink:       config.Sink,
 		registries: config.Registries,
+		podMetrics: config.PodMetrics,
 		clock:      config.Clock,
 		log:        config.Log,
 		refusals:   rate.NewLimiter(rate.Every(time.Second), 20),

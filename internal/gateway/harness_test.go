@@ -34,6 +34,7 @@ type harness struct {
 	State      *gatewaytest.State
 	Sink       *gatewaytest.Sink
 	Registries *gatewaytest.Registries
+	PodMetrics *gatewaytest.PodMetrics
 	Upstream   *gatewaytest.Upstream
 	Shared     *fake.Clientset
 	Metrics    *prometheus.Registry
@@ -52,13 +53,15 @@ func newHarness(t testing.TB, with ...func(*gateway.Config)) *harness {
 	h := &harness{
 		State:      &gatewaytest.State{},
 		Registries: &gatewaytest.Registries{},
+		PodMetrics: &gatewaytest.PodMetrics{},
 		Upstream:   gatewaytest.NewUpstream(t),
 		Shared:     fake.NewClientset(),
 	}
 	h.Sink = &gatewaytest.Sink{State: h.State}
 	h.State.SetCell(standbyCell())
 	h.Config = gateway.Config{
-		State: h.State, Sink: h.Sink, Registries: h.Registries, Upstream: h.Upstream.Config(), Client: h.Shared, Clock: clock.RealClock{},
+		State: h.State, Sink: h.Sink, Registries: h.Registries, PodMetrics: h.PodMetrics, Upstream: h.Upstream.Config(), Client: h.Shared,
+		Clock: clock.RealClock{},
 	}
 	for _, f := range with {
 		f(&h.Config)

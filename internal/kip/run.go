@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -47,6 +48,7 @@ import (
 	"github.com/elotl/kip/v2/internal/pki"
 	"github.com/elotl/kip/v2/internal/platforms"
 	"github.com/elotl/kip/v2/internal/podlogs"
+	"github.com/elotl/kip/v2/internal/podmetrics"
 	"github.com/elotl/kip/v2/internal/provider"
 	"github.com/elotl/kip/v2/internal/registrylogin"
 	"github.com/elotl/kip/v2/internal/servingcert"
@@ -156,8 +158,14 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	usage, err := podmetrics.New(podmetrics.Config{
+		NodeName: o.NodeName, Memory: provider.NewNode(node).Status.Capacity.Memory().Value(), Holders: pods.Holders, Clock: clock.RealClock{}, Metrics: metrics.Registry,
+	})
+	if err != nil {
+		return err
+	}
 	cells, err := gateway.New(gateway.Config{
-		State: pods, Sink: pods, Registries: registries, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
+		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err
@@ -182,7 +190,8 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	kubelet = kubeletapi.New(kubeletapi.Config{
-		Pods: pods, Transport: transport, Logs: logs, Auth: auth, Clock: clock.RealClock{}, Log: log,
+		Pods: pods, Metrics: usage, Transport: transport, Logs: logs, Auth: auth, Clock: clock.RealClock{}, Log: log,
+		Process: promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}),
 	})
 	certificate, err := newServingCertificate(restConfig, kube, mgr, o, version, log)
 	if err != nil {
@@ -196,6 +205,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	for _, run := range []manager.RunnableFunc{
 		images.Start,
 		cells.Start,
+		usage.Start,
 		func(ctx context.Context) error { runAuth(ctx); return nil },
 		func(ctx context.Context) error {
 			return kubelet.Serve(ctx, listener, &tls.Config{GetCertificate: certificate.GetCertificate, MinVersion: tls.VersionTLS12})

@@ -38,15 +38,16 @@ func ClusterAuth(client kubernetes.Interface, nodeName string) (nodeutil.Auth, f
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the kubelet API's authentication: %w", err)
 	}
-	return strictAuth{auth}, func(ctx context.Context) { ca.Run(ctx, 1) }, nil
+	return kubeletAuth{auth}, func(ctx context.Context) { ca.Run(ctx, 1) }, nil
 }
 
-// strictAuth asks for the right to create nodes/proxy for everything that runs
-// something in a container. By the request's method alone, the right to get
-// nodes/proxy would do for exec, since WebSockets begin with a GET.
-type strictAuth struct{ nodeutil.Auth }
+// kubeletAuth asks for the rights that a kubelet asks for, but in one case for
+// more: for everything that runs something in a container, the right to create
+// nodes/proxy. By the request's method alone, the right to get nodes/proxy
+// would do for exec, since WebSockets begin with a GET.
+type kubeletAuth struct{ nodeutil.Auth }
 
-func (a strictAuth) GetRequestAttributes(u user.Info, r *http.Request) authorizer.Attributes {
+func (a kubeletAuth) GetRequestAttributes(u user.Info, r *http.Request) authorizer.Attributes {
 	attributes := a.Auth.GetRequestAttributes(u, r)
 	record, ok := attributes.(authorizer.AttributesRecord)
 	if !ok {
@@ -57,4 +58,16 @@ func (a strictAuth) GetRequestAttributes(u user.Info, r *http.Request) authorize
 		record.Verb = "create"
 	}
 	return record
+}
+
+// Authorize lets those list the node's pods who may get nodes/pods, besides
+// those who may get nodes/proxy.
+func (a kubeletAuth) Authorize(ctx context.Context, attributes authorizer.Attributes) (authorizer.Decision, string, error) {
+	if record, ok := attributes.(authorizer.AttributesRecord); ok && strings.TrimSuffix(record.Path, "/") == "/pods" {
+		record.Subresource = "pods"
+		if decision, reason, err := a.Auth.Authorize(ctx, record); err == nil && decision == authorizer.DecisionAllow {
+			return decision, reason, nil
+		}
+	}
+	return a.Auth.Authorize(ctx, attributes)
 }

@@ -1,9 +1,11 @@
 // Package kubeletapi is the virtual node's kubelet API on port 10250: what the
-// API server calls for kubectl logs, exec, attach and port-forward.
+// API server calls for kubectl logs, exec, attach and port-forward, and what
+// metrics-server and Prometheus scrape.
 //
 // Every request is authenticated (TokenReview or a client certificate of the
 // cluster's CA) and authorized (SubjectAccessReview on nodes/proxy and its
-// kin) as a kubelet does it. Then the container paths are passed through,
+// kin) as a kubelet does it. What is about the whole node (the list of pods,
+// stats and metrics) is answered by Kip itself. The container paths are passed through,
 // upgrades included, to the kubelet of the pod's cell: Kip does not take part
 // in these streams, so exit codes, terminal sizes and half-closed streams are
 // the kubelet's own. The one exception is the log of a pod that ended: its
@@ -15,9 +17,9 @@ package kubeletapi
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -25,6 +27,7 @@ import (
 
 	"github.com/virtual-kubelet/virtual-kubelet/node/nodeutil"
 	corev1 "k8s.io/api/core/v1"
+	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	"k8s.io/utils/clock"
 
 	"github.com/elotl/kip/v2/internal/podlogs"
@@ -39,12 +42,28 @@ type Pods interface {
 	Pods(ctx context.Context) (*corev1.PodList, error)
 }
 
+// Metrics is what the server asks about what pods use (package podmetrics).
+type Metrics interface {
+	// Summary returns the answer to /stats/summary, of which the kubelet can
+	// leave out all but CPU and memory.
+	Summary(ctx context.Context, cpuAndMemory bool) (*statsv1alpha1.Summary, error)
+	// The others write, in the text format, the answers to paths below
+	// /metrics. They write nothing when they return an error of their own.
+	WriteResource(ctx context.Context, w io.Writer) error
+	WriteCAdvisor(ctx context.Context, w io.Writer) error
+	WriteProbes(ctx context.Context, w io.Writer) error
+}
+
 // Config is what a Server works with.
 type Config struct {
-	Pods Pods
+	Pods    Pods
+	Metrics Metrics
 	// Transport reaches a cell's agent; its error says what the cell waits for.
 	Transport func(cell string) (http.RoundTripper, error)
 	Logs      *podlogs.Store
+	// Process has the metrics of this process, as a kubelet's /metrics has its
+	// own.
+	Process http.Handler
 	// Auth authenticates and authorizes every request but /healthz.
 	Auth  nodeutil.Auth
 	Clock clock.PassiveClock
@@ -63,6 +82,13 @@ func New(cfg Config) *Server {
 	s := &Server{Config: cfg}
 	api := http.NewServeMux()
 	api.HandleFunc("GET /pods", s.pods)
+	api.HandleFunc("GET /pods/{$}", s.pods)
+	api.HandleFunc("GET /stats/summary", s.summary)
+	api.HandleFunc("POST /stats/summary", s.summary) // as a kubelet's
+	api.Handle("GET /metrics", cfg.Process)
+	api.HandleFunc("GET /metrics/resource", s.text(cfg.Metrics.WriteResource))
+	api.HandleFunc("GET /metrics/cadvisor", s.text(cfg.Metrics.WriteCAdvisor))
+	api.HandleFunc("GET /metrics/probes", s.text(cfg.Metrics.WriteProbes))
 	api.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", s.logs)
 	for _, path := range []string{
 		"/exec/{namespace}/{pod}/{container}", "/exec/{namespace}/{pod}/{uid}/{container}",
@@ -106,15 +132,4 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, config *tls.Config) 
 		return nil
 	}
 	return fmt.Errorf("serving the kubelet API: %w", err)
-}
-
-func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
-	pods, err := s.Config.Pods.Pods(r.Context())
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	// The status line is out: an error here can only be the caller's leaving.
-	_ = json.NewEncoder(w).Encode(pods)
 }

@@ -309,6 +309,9 @@ func TestCellOfPod(t *testing.T) {
 	if _, cell := w.kip.CellOfPod(t.Context(), "default", "web"); cell != w.cell().Name {
 		t.Errorf("cell %q", cell)
 	}
+	if holders, err := w.kip.Holders(t.Context()); err != nil || len(holders) != 1 || holders[testUID] != w.cell().Name {
+		t.Errorf("holders %v, %v", holders, err)
+	}
 	pods, err := w.kip.Pods(t.Context())
 	if err != nil || len(pods.Items) != 1 || pods.Kind != "PodList" {
 		t.Errorf("%+v, %v", pods, err)

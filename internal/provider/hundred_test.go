@@ -157,7 +157,7 @@ func (f *fleet) start() {
 		f.t.Fatal(err)
 	}
 	g, err := gateway.New(gateway.Config{
-		State: kip, Sink: kip, Registries: noRegistries{}, Upstream: &rest.Config{Host: "http://127.0.0.1:0"}, Client: kubefake.NewClientset(),
+		State: kip, Sink: kip, Registries: noRegistries{}, PodMetrics: noPodMetrics{}, Upstream: &rest.Config{Host: "http://127.0.0.1:0"}, Client: kubefake.NewClientset(),
 		Clock: f.clock, Metrics: prometheus.NewRegistry(), Log: log,
 	})
 	if err != nil {
@@ -170,6 +170,11 @@ func (f *fleet) start() {
 		f.kip.cellChanged(&c)
 	}
 }
+
+// noPodMetrics: nobody reports.
+type noPodMetrics struct{}
+
+func (noPodMetrics) Report(string, *corev1.Pod, []byte) error { return nil }
 
 // noRegistries: nothing is pulled.
 type noRegistries struct{}

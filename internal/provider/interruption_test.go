@@ -155,6 +155,9 @@ func TestInterruptedPodRunsAgain(t *testing.T) {
 				if _, name := w.kip.CellOfPod(t.Context(), testPod.Namespace, testPod.Name); name != first {
 					t.Errorf("logs are read from %s", name)
 				}
+				if holders, err := w.kip.Holders(t.Context()); err != nil || holders[testUID] != first {
+					t.Errorf("the pod's metrics are taken from %v, %v", holders, err)
+				}
 
 				w.report(from("10.0.0.4", corev1.PodRunning))
 				w.settle()

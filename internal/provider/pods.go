@@ -46,6 +46,31 @@ func (p *Provider) cellsOfPod(ctx context.Context, ref v1beta1.PodReference) ([]
 	return own, nil
 }
 
+// Holders returns the name of the cell that has each pod, by the pod's UID, for
+// all pods that have one.
+func (p *Provider) Holders(ctx context.Context) (map[types.UID]string, error) {
+	var cells v1beta1.CellList
+	// Thousands of cells, of which nothing is changed here.
+	if err := p.Client.List(ctx, &cells, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing cells: %w", err)
+	}
+	ofPod := map[types.UID][]*v1beta1.Cell{}
+	for i := range cells.Items {
+		if c := &cells.Items[i]; c.Spec.Pod != nil && c.Spec.NodeName == p.NodeName {
+			ofPod[c.Spec.Pod.UID] = append(ofPod[c.Spec.Pod.UID], c)
+		}
+	}
+	names := make(map[types.UID]string, len(ofPod))
+	for uid, own := range ofPod {
+		cell, _ := holder(own)
+		if cell == nil || cell.DeletionTimestamp != nil {
+			continue
+		}
+		names[uid] = cell.Name
+	}
+	return names, nil
+}
+
 // Pods is part of kubeletapi.Pods.
 func (p *Provider) Pods(ctx context.Context) (*corev1.PodList, error) {
 	pods := &corev1.PodList{}
