@@ -188,6 +188,12 @@ var programs = []program{
 		check:  []string{"--version"},
 	},
 	{
+		name: "metrics-server", group: groupCluster, module: "metrics-server",
+		source: "sigs.k8s.io/metrics-server", main: []string{"cmd/metrics-server"},
+		stamp: stampVersion("k8s.io/client-go/pkg/version.gitVersion", false),
+		check: []string{"--version"},
+	},
+	{
 		name: "e2e", group: groupTest, module: "kubernetes-tests",
 		source: "k8s.io/kubernetes", main: []string{"test/e2e"}, test: true,
 		stamp: stampKubernetes, check: []string{"--version"},
