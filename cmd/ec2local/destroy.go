@@ -43,7 +43,7 @@ func destroy(ctx context.Context, state string) error {
 	if err != nil {
 		return err
 	}
-	if ok {
+	if ok && !c.Hollow {
 		if err := destroyCluster(ctx, state, c); err != nil {
 			return err
 		}

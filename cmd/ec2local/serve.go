@@ -93,7 +93,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return err
 	}
 	defer held.Close()
-	c := cluster{Name: o.cluster, VPC: vpc, Region: o.region, Zones: []string{o.region + "a", o.region + "b", o.region + "c"}}
+	c := cluster{Name: o.cluster, VPC: vpc, Region: o.region, Zones: []string{o.region + "a", o.region + "b", o.region + "c"}, Hollow: o.hollow}
 	if err := keepCluster(o.state, c); err != nil {
 		return err
 	}

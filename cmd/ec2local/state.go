@@ -32,6 +32,7 @@ type cluster struct {
 	VPC    netip.Prefix `json:"vpc"`
 	Region string       `json:"region"`
 	Zones  []string     `json:"zones"`
+	Hollow bool         `json:"hollow,omitempty"` // there are no machines and no network
 }
 
 // network is the cluster's network.
@@ -77,6 +78,9 @@ func keepCluster(state string, c cluster) error {
 	}
 	if ok && (before.Name != c.Name || before.VPC != c.VPC || before.Region != c.Region) {
 		return fmt.Errorf("%s belongs to cluster %s with VPC %s in %s", state, before.Name, before.VPC, before.Region)
+	}
+	if ok && before.Hollow != c.Hollow {
+		return fmt.Errorf("%s: --hollow cannot be changed: instances that are there are of the other kind", state)
 	}
 	return writeJSON(filepath.Join(state, clusterFile), c)
 }
