@@ -13,6 +13,13 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 )
 
+// What the hypervisor has in a machine's directory, beside the keeper's files.
+const (
+	rootDir   = "root"      // its disk
+	rootDraft = "root.part" // its disk before it is complete
+	kernelDir = "kernel"    // what it sees in place of some files of /proc and /sys
+)
+
 // directories that every machine has, parents first.
 var directories = []struct {
 	name string
@@ -28,11 +35,11 @@ var mergedDirs = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
 
 // makeDisk lays out the machine's root file system, unless it has one: a machine that was powered off keeps its disk.
 func (h *Hypervisor) makeDisk(m machine.Spec) error {
-	root := filepath.Join(h.dir(m.ID), rootDir)
+	root := filepath.Join(h.keeper.Dir(m.ID), rootDir)
 	if _, err := os.Lstat(root); err == nil {
 		return nil
 	}
-	draft := filepath.Join(h.dir(m.ID), rootDraft)
+	draft := filepath.Join(h.keeper.Dir(m.ID), rootDraft)
 	if err := os.RemoveAll(draft); err != nil {
 		return fmt.Errorf("removing an unfinished disk: %w", err)
 	}

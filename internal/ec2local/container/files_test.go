@@ -1,14 +1,15 @@
 package container
 
 import (
-	"bytes"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/elotl/kip/v2/internal/ec2local/keeper"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 )
 
@@ -43,54 +44,6 @@ func TestMachineID(t *testing.T) {
 	}
 }
 
-func TestConsole(t *testing.T) {
-	h := &Hypervisor{config: Config{StateDir: t.TempDir()}}
-	if _, err := h.Console("i-1"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("an unknown machine: %v", err)
-	}
-	if err := os.MkdirAll(h.dir("i-1"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(h.dir("i-1"), consoleFile)
-	init, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer init.Close()
-	say := func(text string) {
-		if _, err := init.WriteString(text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	say("short\n")
-	if err := trimConsole(path, consoleLimit); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := h.Console("i-1"); err != nil || string(got) != "short\n" {
-		t.Errorf("got %q, %v", got, err)
-	}
-
-	say(strings.Repeat("x", consoleLimit))
-	say("end")
-	got, err := h.Console("i-1")
-	if err != nil || len(got) != machine.MaxConsole || !bytes.HasSuffix(got, []byte("xend")) {
-		t.Errorf("a long console: %d bytes, %v", len(got), err)
-	}
-	if err := trimConsole(path, consoleLimit); err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Size() != machine.MaxConsole {
-		t.Errorf("after the cut it has %d bytes, %v", info.Size(), err)
-	}
-	say(" and on")
-	if got, err := h.Console("i-1"); err != nil || !bytes.HasSuffix(got, []byte("xend and on")) {
-		t.Errorf("after the cut: …%q, %v", got[max(0, len(got)-20):], err)
-	}
-	if err := trimConsole(filepath.Join(h.dir("i-2"), consoleFile), consoleLimit); err != nil {
-		t.Errorf("cutting a console that is gone: %v", err)
-	}
-}
-
 func TestMakeDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("looking into a directory of root's")
@@ -108,11 +61,16 @@ func TestMakeDisk(t *testing.T) {
 	if err := os.Symlink("a", filepath.Join(rootfs, "var/lib/kip/link")); err != nil {
 		t.Fatal(err)
 	}
-	h := &Hypervisor{config: Config{StateDir: t.TempDir()}}
+	k, err := keeper.New(t.TempDir(), slog.Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Close)
+	h := &Hypervisor{keeper: k}
 	m := machine.Spec{ID: "i-12", Hostname: "ip-1", Image: image}
-	root := filepath.Join(h.dir(m.ID), rootDir)
+	root := filepath.Join(h.keeper.Dir(m.ID), rootDir)
 	// An unfinished disk of an earlier attempt is not taken for one.
-	if err := os.MkdirAll(filepath.Join(h.dir(m.ID), rootDraft, "rubbish"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(h.keeper.Dir(m.ID), rootDraft, "rubbish"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.makeDisk(m); err != nil {
@@ -145,38 +103,5 @@ func TestMakeDisk(t *testing.T) {
 	}
 	if got, err := os.ReadFile(filepath.Join(root, "etc/hostname")); err != nil || string(got) != "changed" {
 		t.Errorf("after a second start: %q, %v", got, err)
-	}
-}
-
-// TestOpenProcess looks for processes by what was written down about them.
-func TestOpenProcess(t *testing.T) {
-	self, err := identify(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, rebooted, none := self, self, self
-	other.StartTime++
-	rebooted.Boot = "another"
-	none.PID = 1 << 22 // more than any kernel has
-	cases := map[string]struct {
-		reason string
-		who    identity
-		found  bool
-	}{
-		"Same":     {"It still runs.", self, true},
-		"Reused":   {"The ID is someone else's now.", other, false},
-		"Rebooted": {"So it is after a restart of the host, even at the same time since boot.", rebooted, false},
-		"Gone":     {"Nobody has the ID.", none, false},
-	}
-	for name, tc := range cases {
-		t.Run(name, func(t *testing.T) {
-			p, err := openProcess("i-1", tc.who)
-			if tc.found && err != nil || !tc.found && !errors.Is(err, fs.ErrNotExist) {
-				t.Errorf("%s got %v", tc.reason, err)
-			}
-			if p != nil {
-				p.release()
-			}
-		})
 	}
 }

@@ -9,11 +9,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/elotl/kip/v2/internal/ec2local/keeper"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
@@ -22,12 +22,7 @@ import (
 // as well. An init that does not handle it is killed when the grace period is over.
 const PowerOffSignal = unix.Signal(38)
 
-const (
-	defaultGrace = 10 * time.Second
-	// consoles are looked after every consoleInterval, and cut when they are longer than consoleLimit.
-	consoleInterval = 10 * time.Second
-	consoleLimit    = 1 << 20
-)
+const defaultGrace = 10 * time.Second
 
 // Config says how a Hypervisor works.
 type Config struct {
@@ -50,13 +45,7 @@ type Config struct {
 type Hypervisor struct {
 	config  Config
 	cgroups *cgroups
-	exited  chan string
-
-	closing chan struct{}
-	tasks   sync.WaitGroup // one per running machine, and the one that trims consoles
-
-	mu      sync.Mutex
-	running map[string]*process
+	keeper  *keeper.Keeper
 }
 
 var _ machine.Hypervisor = (*Hypervisor)(nil)
@@ -77,55 +66,20 @@ func New(c Config) (*Hypervisor, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	if err := os.MkdirAll(filepath.Join(c.StateDir, "machines"), 0o711); err != nil {
-		return nil, fmt.Errorf("making the state directory: %w", err)
-	}
 	groups, err := hostCgroups(c.Cluster)
 	if err != nil {
 		return nil, fmt.Errorf("learning the host's cgroups: %w", err)
 	}
-	h := &Hypervisor{
-		config:  c,
-		cgroups: groups,
-		exited:  make(chan string),
-		closing: make(chan struct{}),
-		running: map[string]*process{},
-	}
-	h.tasks.Go(h.trimConsoles)
-	return h, nil
-}
-
-// Close lets go of the machines, which go on running, and waits for the Hypervisor's goroutines. No other method may be
-// called afterwards.
-func (h *Hypervisor) Close() {
-	close(h.closing)
-	h.mu.Lock()
-	for _, p := range h.running {
-		p.release()
-	}
-	h.mu.Unlock()
-	h.tasks.Wait()
-}
-
-// Exited implements machine.Hypervisor.
-func (h *Hypervisor) Exited() <-chan string { return h.exited }
-
-// Machines returns the IDs of all machines of which there is anything left, running or not.
-func (h *Hypervisor) Machines() ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(h.config.StateDir, "machines"))
+	k, err := keeper.New(filepath.Join(c.StateDir, "machines"), c.Logger)
 	if err != nil {
-		return nil, fmt.Errorf("listing machines: %w", err)
+		return nil, err
 	}
-	var ids []string
-	for _, e := range entries {
-		ids = append(ids, e.Name())
-	}
-	return ids, nil
+	return &Hypervisor{config: c, cgroups: groups, keeper: k}, nil
 }
 
 // Start implements machine.Hypervisor.
 func (h *Hypervisor) Start(ctx context.Context, m machine.Spec) error {
-	if h.process(m.ID) != nil {
+	if h.keeper.Running(m.ID) {
 		return nil
 	}
 	begin := time.Now()
@@ -137,14 +91,8 @@ func (h *Hypervisor) Start(ctx context.Context, m machine.Spec) error {
 }
 
 func (h *Hypervisor) start(ctx context.Context, m machine.Spec) error {
-	if !filepath.IsLocal(m.ID) || filepath.Base(m.ID) != m.ID {
-		return fmt.Errorf("the ID is no file name")
-	}
-	if err := os.Mkdir(h.dir(m.ID), 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := h.keeper.Prepare(m); err != nil {
 		return err
-	}
-	if err := writeJSON(filepath.Join(h.dir(m.ID), specFile), m); err != nil {
-		return fmt.Errorf("keeping its specification: %w", err)
 	}
 	if err := h.makeDisk(m); err != nil {
 		return fmt.Errorf("making its disk: %w", err)
@@ -164,13 +112,11 @@ func (h *Hypervisor) start(ctx context.Context, m machine.Spec) error {
 
 // PowerOff implements machine.Hypervisor.
 func (h *Hypervisor) PowerOff(ctx context.Context, id string, force bool) error {
-	if p := h.process(id); p != nil {
-		if err := h.end(ctx, p, force); err != nil {
-			return fmt.Errorf("powering off machine %s: %w", id, err)
-		}
+	var ask func(*keeper.Process) error
+	if !force {
+		ask = func(p *keeper.Process) error { return p.Signal(PowerOffSignal) }
 	}
-	// A machine that was never adopted, or whose start was interrupted.
-	if err := h.killUnadopted(ctx, id); err != nil {
+	if err := h.keeper.End(ctx, id, ask, h.config.PowerOffGrace); err != nil {
 		return fmt.Errorf("powering off machine %s: %w", id, err)
 	}
 	if err := h.cgroups.remove(ctx, id); err != nil {
@@ -179,39 +125,28 @@ func (h *Hypervisor) PowerOff(ctx context.Context, id string, force bool) error 
 	return nil
 }
 
-// end ends a running machine and waits until it is gone.
-func (h *Hypervisor) end(ctx context.Context, p *process, force bool) error {
-	p.expect()
-	if !force {
-		if err := p.signal(PowerOffSignal); err != nil {
-			return err
-		}
-		select {
-		case <-p.gone:
-			return nil
-		case <-time.After(h.config.PowerOffGrace):
-			h.config.Logger.Warn("machine does not power off, killing it", "instance", p.id)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if err := p.signal(unix.SIGKILL); err != nil {
-		return err
-	}
-	select {
-	case <-p.gone:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for its processes to die: %w", ctx.Err())
-	}
-}
+// Adopt implements machine.Hypervisor.
+func (h *Hypervisor) Adopt(_ context.Context, m machine.Spec) (running bool, err error) { return h.keeper.Adopt(m.ID) }
+
+// Exited implements machine.Hypervisor.
+func (h *Hypervisor) Exited() <-chan string { return h.keeper.Exited() }
+
+// Console implements machine.Hypervisor.
+func (h *Hypervisor) Console(id string) ([]byte, error) { return h.keeper.Console(id) }
+
+// Machines returns the IDs of all machines of which there is anything left, running or not.
+func (h *Hypervisor) Machines() ([]string, error) { return h.keeper.Machines() }
+
+// Close lets go of the machines, which go on running, and waits for the Hypervisor's goroutines. No other method may be
+// called afterwards.
+func (h *Hypervisor) Close() { h.keeper.Close() }
 
 // Remove implements machine.Hypervisor.
 func (h *Hypervisor) Remove(ctx context.Context, id string) error {
 	if err := h.PowerOff(ctx, id, true); err != nil {
 		return fmt.Errorf("removing machine %s: %w", id, err)
 	}
-	m, err := h.readSpec(id)
+	m, err := h.keeper.Spec(id)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		// It never came as far as having a network.
@@ -223,35 +158,11 @@ func (h *Hypervisor) Remove(ctx context.Context, id string) error {
 		}
 	}
 	// Its specification goes last: an interrupted removal still knows the network device.
-	if err := os.RemoveAll(filepath.Join(h.dir(id), rootDir)); err != nil {
+	if err := os.RemoveAll(filepath.Join(h.keeper.Dir(id), rootDir)); err != nil {
 		return fmt.Errorf("removing machine %s: %w", id, err)
 	}
-	if err := os.RemoveAll(h.dir(id)); err != nil {
+	if err := h.keeper.Forget(id); err != nil {
 		return fmt.Errorf("removing machine %s: %w", id, err)
 	}
 	return nil
-}
-
-// trimConsoles keeps the consoles of running machines from filling the disk.
-func (h *Hypervisor) trimConsoles() {
-	ticker := time.NewTicker(consoleInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-h.closing:
-			return
-		case <-ticker.C:
-		}
-		h.mu.Lock()
-		var ids []string
-		for id := range h.running {
-			ids = append(ids, id)
-		}
-		h.mu.Unlock()
-		for _, id := range ids {
-			if err := trimConsole(filepath.Join(h.dir(id), consoleFile), consoleLimit); err != nil {
-				h.config.Logger.Warn("trimming a console", "instance", id, "error", err)
-			}
-		}
-	}
 }

@@ -47,7 +47,7 @@ func (h *Hypervisor) makeKernelFiles(m machine.Spec) ([]string, error) {
 	}
 	var names []string
 	for name, content := range files {
-		path := filepath.Join(h.dir(m.ID), kernelDir, name)
+		path := filepath.Join(h.keeper.Dir(m.ID), kernelDir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return nil, err
 		}

@@ -40,11 +40,11 @@ type plan struct {
 func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 	p := plan{
 		Hostname:    m.Hostname,
-		Root:        filepath.Join(h.dir(m.ID), rootDir),
+		Root:        filepath.Join(h.keeper.Dir(m.ID), rootDir),
 		Binds:       map[string]string{},
 		Merged:      map[string]string{},
 		CgroupsV1:   map[string]string{},
-		KernelDir:   filepath.Join(h.dir(m.ID), kernelDir),
+		KernelDir:   filepath.Join(h.keeper.Dir(m.ID), kernelDir),
 		KernelFiles: kernelFiles,
 		Environment: []string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -87,7 +87,7 @@ func (h *Hypervisor) launch(ctx context.Context, m machine.Spec, todo plan) (err
 	if err != nil {
 		return err
 	}
-	console, err := os.OpenFile(filepath.Join(h.dir(m.ID), consoleFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	console, err := os.OpenFile(h.keeper.ConsolePath(m.ID), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
@@ -121,47 +121,31 @@ func (h *Hypervisor) launch(ctx context.Context, m machine.Spec, todo plan) (err
 	if err != nil {
 		return fmt.Errorf("starting its first process: %w", err)
 	}
-	p, err := h.introduce(ctx, m, child)
-	if err == nil {
+	p, err := h.keeper.Introduce(m.ID, child)
+	if err != nil {
+		return err
+	}
+	if err = h.place(ctx, m, child.Process.Pid); err == nil {
 		err = sendOrder(ctx, order, orderWriter, resultReader)
 	}
 	if err != nil {
-		orderWriter.Close()
-		_ = child.Process.Kill()
-		_ = child.Wait()
-		if p != nil {
-			p.release()
-		}
-		return errors.Join(err, removeFile(filepath.Join(h.dir(m.ID), processFile)))
+		return errors.Join(err, h.keeper.Discard(p))
 	}
-	h.watch(p)
+	h.keeper.Watch(p)
 	return nil
 }
 
-// introduce gives the waiting process its place in the world: cgroups, a record of who it is, a network.
-func (h *Hypervisor) introduce(ctx context.Context, m machine.Spec, child *exec.Cmd) (*process, error) {
-	pid := child.Process.Pid
+// place gives the waiting process its place in the world: cgroups, a network.
+func (h *Hypervisor) place(ctx context.Context, m machine.Spec, pid int) error {
 	if err := h.cgroups.add(m.ID, pid); err != nil {
-		return nil, err
+		return err
 	}
-	who, err := identify(pid)
-	if err != nil {
-		return nil, err
-	}
-	if err := writeJSON(filepath.Join(h.dir(m.ID), processFile), who); err != nil {
-		return nil, err
-	}
-	p, err := openProcess(m.ID, who)
-	if err != nil {
-		return nil, err
-	}
-	p.child = child
 	inside, err := netns.GetFromPid(pid)
 	if err != nil {
-		return p, fmt.Errorf("opening its network namespace: %w", err)
+		return fmt.Errorf("opening its network namespace: %w", err)
 	}
 	defer inside.Close()
-	return p, h.config.Network.Attach(ctx, m.NIC, inside)
+	return h.config.Network.Attach(ctx, m.NIC, inside)
 }
 
 // sendOrder tells the waiting process what to do and returns when it has become init, or how it failed.

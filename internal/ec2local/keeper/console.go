@@ -1,4 +1,4 @@
-package container
+package keeper
 
 import (
 	"errors"
@@ -7,13 +7,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 )
 
-// Console implements machine.Hypervisor.
-func (h *Hypervisor) Console(id string) ([]byte, error) {
-	data, err := tail(filepath.Join(h.dir(id), consoleFile), machine.MaxConsole)
+// ConsolePath is the file that the machine's process appends its console to.
+func (k *Keeper) ConsolePath(id string) string { return filepath.Join(k.Dir(id), consoleFile) }
+
+// Console returns the end of the machine's console, as [machine.Hypervisor] says.
+func (k *Keeper) Console(id string) ([]byte, error) {
+	data, err := tail(k.ConsolePath(id), machine.MaxConsole)
 	if err != nil {
 		return nil, fmt.Errorf("reading the console of %s: %w", id, err)
 	}
@@ -61,4 +65,28 @@ func trimConsole(path string, limit int64) error {
 		_, err = f.Write(data)
 	}
 	return errors.Join(err, f.Close())
+}
+
+// trimConsoles keeps the consoles of running machines from filling the disk.
+func (k *Keeper) trimConsoles() {
+	ticker := time.NewTicker(consoleInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-k.closing:
+			return
+		case <-ticker.C:
+		}
+		k.mu.Lock()
+		var ids []string
+		for id := range k.running {
+			ids = append(ids, id)
+		}
+		k.mu.Unlock()
+		for _, id := range ids {
+			if err := trimConsole(k.ConsolePath(id), consoleLimit); err != nil {
+				k.log.Warn("trimming a console", "instance", id, "error", err)
+			}
+		}
+	}
 }

@@ -1,7 +1,6 @@
-package container
+package keeper
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,11 +12,9 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/elotl/kip/v2/internal/ec2local/machine"
 )
 
-// identity is what process 1 of a machine is known by on the host. The process ID alone may be someone else's later.
+// identity is what the process of a machine is known by on the host. The process ID alone may be someone else's later.
 type identity struct {
 	PID int
 	// StartTime is when the process started, in clock ticks since the host's boot (proc(5), field 22 of stat).
@@ -48,8 +45,8 @@ func identify(pid int) (identity, error) {
 	return identity{PID: pid, StartTime: start, Boot: strings.TrimSpace(string(boot))}, nil
 }
 
-// process is process 1 of a running machine.
-type process struct {
+// Process is the process of a running machine: its first one, or the emulator.
+type Process struct {
 	id    string
 	pidfd *os.File
 	child *exec.Cmd // nil if it is not our child
@@ -59,9 +56,39 @@ type process struct {
 	expects bool // its end is ours
 }
 
+// Introduce writes down who a machine's process is. The process, which was just started by the caller, must still wait
+// for the caller: nothing runs that is not written down. After an error, or with Discard, it is ended.
+func (k *Keeper) Introduce(id string, child *exec.Cmd) (*Process, error) {
+	who, err := identify(child.Process.Pid)
+	if err == nil {
+		err = writeJSON(filepath.Join(k.Dir(id), processFile), who)
+	}
+	var p *Process
+	if err == nil {
+		p, err = openProcess(id, who)
+	}
+	if err != nil {
+		return nil, errors.Join(err, k.end(id, child))
+	}
+	p.child = child
+	return p, nil
+}
+
+// Discard ends a process that was introduced and is not to be watched.
+func (k *Keeper) Discard(p *Process) error {
+	defer p.release()
+	return k.end(p.id, p.child)
+}
+
+func (k *Keeper) end(id string, child *exec.Cmd) error {
+	_ = child.Process.Kill()
+	_ = child.Wait()
+	return removeFile(filepath.Join(k.Dir(id), processFile))
+}
+
 // openProcess returns the machine's process, if it is the one that was written down and still runs. The error wraps
 // fs.ErrNotExist otherwise.
-func openProcess(id string, who identity) (*process, error) {
+func openProcess(id string, who identity) (*Process, error) {
 	// The file must not block, so that the runtime's poller waits for it and not a thread.
 	fd, err := unix.PidfdOpen(who.PID, unix.PIDFD_NONBLOCK)
 	if errors.Is(err, unix.ESRCH) {
@@ -80,11 +107,11 @@ func openProcess(id string, who identity) (*process, error) {
 		pidfd.Close()
 		return nil, err
 	}
-	return &process{id: id, pidfd: pidfd, gone: make(chan struct{})}, nil
+	return &Process{id: id, pidfd: pidfd, gone: make(chan struct{})}, nil
 }
 
-// signal sends a signal, unless the process has ended.
-func (p *process) signal(s unix.Signal) error {
+// Signal sends a signal, unless the process has ended.
+func (p *Process) Signal(s unix.Signal) error {
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return err
@@ -99,7 +126,7 @@ func (p *process) signal(s unix.Signal) error {
 }
 
 // wait returns true once the process has ended, and false if it was released first.
-func (p *process) wait() bool {
+func (p *Process) wait() bool {
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return false
@@ -119,100 +146,17 @@ func (p *process) wait() bool {
 }
 
 // release gives the process up; it goes on.
-func (p *process) release() { p.pidfd.Close() }
+func (p *Process) release() { p.pidfd.Close() }
 
 // expect says that the end of the process is no news.
-func (p *process) expect() {
+func (p *Process) expect() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.expects = true
 }
 
-func (p *process) expected() bool {
+func (p *Process) expected() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.expects
-}
-
-// process returns the running machine, or nil.
-func (h *Hypervisor) process(id string) *process {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.running[id]
-}
-
-// watch takes charge of a running machine and reports its end.
-func (h *Hypervisor) watch(p *process) {
-	h.mu.Lock()
-	h.running[p.id] = p
-	h.mu.Unlock()
-	h.tasks.Go(func() {
-		if !p.wait() {
-			return
-		}
-		p.release()
-		if err := removeFile(filepath.Join(h.dir(p.id), processFile)); err != nil {
-			h.config.Logger.Warn("forgetting a process", "instance", p.id, "error", err)
-		}
-		h.mu.Lock()
-		delete(h.running, p.id)
-		h.mu.Unlock()
-		expected := p.expected()
-		close(p.gone)
-		h.config.Logger.Info("machine ended", "instance", p.id, "expected", expected)
-		if expected {
-			return
-		}
-		select {
-		case h.exited <- p.id:
-		case <-h.closing:
-		}
-	})
-}
-
-// Adopt implements machine.Hypervisor.
-func (h *Hypervisor) Adopt(_ context.Context, m machine.Spec) (running bool, err error) {
-	if h.process(m.ID) != nil {
-		return true, nil
-	}
-	p, err := h.findProcess(m.ID)
-	if err != nil {
-		return false, fmt.Errorf("adopting machine %s: %w", m.ID, err)
-	}
-	if p == nil {
-		return false, nil
-	}
-	h.watch(p)
-	return true, nil
-}
-
-// findProcess returns the process that an earlier Hypervisor started, or nil if it does not run any more.
-func (h *Hypervisor) findProcess(id string) (*process, error) {
-	var who identity
-	err := readJSON(filepath.Join(h.dir(id), processFile), &who)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	p, err := openProcess(id, who)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	return p, err
-}
-
-// killUnadopted ends a machine that an earlier Hypervisor left running and nobody adopted.
-func (h *Hypervisor) killUnadopted(ctx context.Context, id string) error {
-	if h.process(id) != nil {
-		return nil
-	}
-	p, err := h.findProcess(id)
-	if err != nil || p == nil {
-		return err
-	}
-	p.expect()
-	h.watch(p)
-	return h.end(ctx, p, true)
 }
