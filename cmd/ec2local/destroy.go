@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
-	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
 
@@ -49,7 +49,7 @@ func destroy(ctx context.Context, state string) error {
 		}
 	}
 	// What destroy needs to know goes last.
-	for _, name := range []string{cloudDir, machinesDir, credentialsFile, clusterFile, lockFile} {
+	for _, name := range []string{cloudDir, machinesDir, computersDir, credentialsFile, clusterFile, lockFile} {
 		if err := os.RemoveAll(filepath.Join(state, name)); err != nil {
 			return fmt.Errorf("removing the state: %w", err)
 		}
@@ -72,14 +72,14 @@ func destroyCluster(ctx context.Context, state string, c cluster) error {
 }
 
 func removeMachines(ctx context.Context, state string, c cluster, network *vpcnet.Network) error {
-	hypervisor, err := container.New(container.Config{
-		StateDir: state, Cluster: c.Name, Network: network, Logger: slog.Default(),
-	})
+	hypervisors, err := openHypervisors(state, c, network, netip.Addr{}, 0)
 	if err != nil {
 		return err
 	}
+	defer hypervisors.close()
+	hypervisor := hypervisors.mix()
 	defer hypervisor.Close()
-	ids, err := hypervisor.Machines()
+	ids, err := hypervisors.machines()
 	if err != nil {
 		return err
 	}

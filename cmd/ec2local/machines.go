@@ -7,10 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"path/filepath"
+	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/hollow"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
+	"github.com/elotl/kip/v2/internal/ec2local/vm"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
 
@@ -22,7 +25,7 @@ type machines struct {
 	close          func() error // leaves machines running
 }
 
-// openMachines makes container cells possible, or what only looks like machines.
+// openMachines makes containers and virtual machines possible, or what only looks like machines.
 func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, error) {
 	if o.hollow {
 		return &machines{
@@ -42,15 +45,60 @@ func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, er
 			return nil, errors.Join(fmt.Errorf("--nameserver: %w", err), network.Close())
 		}
 	}
-	containers, err := container.New(container.Config{
-		StateDir: o.state, Cluster: c.Name, Network: network, Nameserver: nameserver,
-		PowerOffGrace: o.grace, Logger: slog.Default(),
-	})
+	hypervisors, err := openHypervisors(o.state, c, network, nameserver, o.grace)
 	if err != nil {
 		return nil, errors.Join(err, network.Close())
 	}
-	return &machines{Hypervisor: containers, network: network, listenMetadata: network.ListenIMDS, close: func() error {
-		containers.Close()
+	mixed := hypervisors.mix()
+	return &machines{Hypervisor: mixed, network: network, listenMetadata: network.ListenIMDS, close: func() error {
+		mixed.Close()
+		hypervisors.close()
 		return network.Close()
 	}}, nil
+}
+
+// hypervisors are all that run machines in earnest.
+type hypervisors struct {
+	containers *container.Hypervisor
+	computers  *vm.Hypervisor
+}
+
+func openHypervisors(state string, c cluster, network *vpcnet.Network, nameserver netip.Addr, grace time.Duration) (hypervisors, error) {
+	containers, err := container.New(container.Config{
+		StateDir: state, Cluster: c.Name, Network: network, Nameserver: nameserver, PowerOffGrace: grace, Logger: slog.Default(),
+	})
+	if err != nil {
+		return hypervisors{}, err
+	}
+	computers, err := vm.New(vm.Config{
+		Dir: filepath.Join(state, computersDir), Network: network, Nameserver: nameserver, PowerOffGrace: grace, Logger: slog.Default(),
+	})
+	if err != nil {
+		containers.Close()
+		return hypervisors{}, err
+	}
+	return hypervisors{containers, computers}, nil
+}
+
+// mix makes machines what their images are for.
+func (h hypervisors) mix() *machine.Mixed {
+	return machine.Mix(
+		machine.Kind{Of: vm.IsImage, Hypervisor: h.computers},
+		machine.Kind{Of: func(string) bool { return true }, Hypervisor: h.containers},
+	)
+}
+
+func (h hypervisors) close() {
+	h.computers.Close()
+	h.containers.Close()
+}
+
+// machines are the IDs of all of which there is anything left.
+func (h hypervisors) machines() ([]string, error) {
+	containers, err := h.containers.Machines()
+	if err != nil {
+		return nil, err
+	}
+	computers, err := h.computers.Machines()
+	return append(containers, computers...), err
 }

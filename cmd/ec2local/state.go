@@ -24,6 +24,7 @@ const (
 	credentialsFile = "credentials.json"
 	cloudDir        = "cloud"
 	machinesDir     = "machines" // package container's
+	computersDir    = "vms"      // package vm's
 )
 
 // cluster is what must not change between runs, and what destroy needs to know.

@@ -98,5 +98,12 @@ func run(logger *slog.Logger, config agent.Config) error {
 			a.PowerOff("signal: " + s.String())
 		}
 	}()
+	if machine.IsInit() {
+		go func() { // reads for as long as there is a machine
+			if machine.AwaitPowerButton() {
+				a.PowerOff("power button")
+			}
+		}()
+	}
 	return a.Run(ctx)
 }

@@ -8,7 +8,7 @@
 //	iam         roles, profiles, sessions              service     what the services beside EC2 share
 //	iamapi, stsapi, ssmapi, ecrapi, efsapi, meteringapi   the services beside EC2, on the same endpoint
 //	cloud       the account: records, states, time     fault       what shall go wrong
-//	machine     the seam to what runs machines; container and vpcnet run them as Linux namespaces
+//	machine     the seam to what runs machines; container and vpcnet run them as Linux namespaces, vm as virtual computers
 //
 // This package puts them together: one HTTP listener for the API and for what is ec2local's own (/healthz and, from
 // loopback only, /_ec2local/), and one for the metadata service.

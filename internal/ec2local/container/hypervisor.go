@@ -126,7 +126,9 @@ func (h *Hypervisor) PowerOff(ctx context.Context, id string, force bool) error 
 }
 
 // Adopt implements machine.Hypervisor.
-func (h *Hypervisor) Adopt(_ context.Context, m machine.Spec) (running bool, err error) { return h.keeper.Adopt(m.ID) }
+func (h *Hypervisor) Adopt(_ context.Context, m machine.Spec) (running bool, err error) {
+	return h.keeper.Adopt(m.ID)
+}
 
 // Exited implements machine.Hypervisor.
 func (h *Hypervisor) Exited() <-chan string { return h.keeper.Exited() }

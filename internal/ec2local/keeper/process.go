@@ -125,17 +125,30 @@ func (p *Process) Signal(s unix.Signal) error {
 	return sent
 }
 
+// Ended says whether the process has ended.
+func (p *Process) Ended() bool {
+	raw, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var ended bool
+	err = raw.Control(func(fd uintptr) { ended = readable(fd) })
+	return ended || err != nil
+}
+
+// readable says that of a pidfd: when the process has ended. There is nothing to read.
+func readable(pidfd uintptr) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+	return err == nil && n == 1
+}
+
 // wait returns true once the process has ended, and false if it was released first.
 func (p *Process) wait() bool {
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return false
 	}
-	// A pidfd is readable when the process has ended. There is nothing to read.
-	err = raw.Read(func(fd uintptr) bool {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		return err == nil && n == 1
-	})
+	err = raw.Read(readable)
 	if err != nil {
 		return false
 	}

@@ -31,6 +31,25 @@ func (n *Network) Attach(ctx context.Context, nic machine.NIC, inside netns.NsHa
 	if err != nil {
 		return err
 	}
+	err = n.plugIn(ctx, nic, func(attrs netlink.LinkAttrs) (netlink.Link, error) {
+		port := &netlink.Veth{LinkAttrs: attrs, PeerName: interfaceName, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(inside)}
+		return port, n.links.LinkAdd(port)
+	})
+	if err != nil {
+		return err
+	}
+	if err := configureInside(ctx, nic, inside); err != nil {
+		return err
+	}
+	return awaitUp(ctx, n.links, nic.Device)
+}
+
+// plugIn makes the device of a NIC, by add, and all that goes with it on this side.
+func (n *Network) plugIn(ctx context.Context, nic machine.NIC, add func(netlink.LinkAttrs) (netlink.Link, error)) error {
+	mac, err := net.ParseMAC(nic.MAC)
+	if err != nil {
+		return err
+	}
 	if err := n.deleteDevice(nic.Device); err != nil {
 		return err
 	}
@@ -40,8 +59,8 @@ func (n *Network) Attach(ctx context.Context, nic machine.NIC, inside netns.NsHa
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = nic.Device
 	attrs.HardwareAddr = n.config.routerMAC()
-	port := &netlink.Veth{LinkAttrs: attrs, PeerName: interfaceName, PeerHardwareAddr: mac, PeerNamespace: netlink.NsFd(inside)}
-	if err := n.links.LinkAdd(port); err != nil {
+	port, err := add(attrs)
+	if err != nil {
 		return fmt.Errorf("adding the device: %w", err)
 	}
 	err = inNamespace(n.ns, func() error {
@@ -54,13 +73,7 @@ func (n *Network) Attach(ctx context.Context, nic machine.NIC, inside netns.NsHa
 	if err := n.links.LinkSetUp(port); err != nil {
 		return fmt.Errorf("bringing the device up: %w", err)
 	}
-	if err := n.route(nic, port, mac); err != nil {
-		return err
-	}
-	if err := configureInside(ctx, nic, inside); err != nil {
-		return err
-	}
-	return awaitUp(ctx, n.links, nic.Device)
+	return n.route(nic, port, mac)
 }
 
 // awaitUp waits until the kernel's link watcher has noticed that the device has a carrier. What is sent before that is
@@ -71,7 +84,9 @@ func awaitUp(ctx context.Context, links *netlink.Handle, name string) error {
 		if err != nil {
 			return fmt.Errorf("finding %s: %w", name, err)
 		}
-		if link.Attrs().OperState == netlink.OperUp {
+		// A tap has its carrier from the start, which nobody has to notice.
+		a := link.Attrs()
+		if a.OperState == netlink.OperUp || a.OperState == netlink.OperUnknown && a.RawFlags&unix.IFF_LOWER_UP != 0 {
 			return nil
 		}
 		select {

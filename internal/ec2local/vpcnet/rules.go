@@ -32,6 +32,8 @@ func (n *Network) setUpRules(ctx context.Context) error {
 			`iifname { "lo", "`+hostPeerName+`" } accept`,
 			"iifname . ether saddr != @"+hardwareSet+" drop",
 			"iifname . ip saddr @"+addressSet+" accept",
+			// A machine that asks for its address has none yet; nothing but DHCP answers.
+			"ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept",
 			// The metadata service knows machines by their addresses: there nobody may be anything.
 			"ip daddr != "+MetadataAddress.Addr().String()+" iifname @"+uncheckedSet+" accept",
 		)

@@ -87,8 +87,8 @@ func ethernet(to, from net.HardwareAddr, kind uint16, payload []byte) []byte {
 	return append(frame, payload...)
 }
 
-// ipv4 is a packet of an experimental protocol.
-func ipv4(from, to netip.Addr, text string) []byte { return ipv4Of(253, from, to, text) }
+// ipv4Packet is a packet of an experimental protocol.
+func ipv4Packet(from, to netip.Addr, text string) []byte { return ipv4Of(253, from, to, text) }
 
 // ipv4Of is a packet of any protocol.
 func ipv4Of(protocol byte, from, to netip.Addr, text string) []byte {
@@ -127,27 +127,27 @@ func TestSpoofing(t *testing.T) {
 		frame   []byte
 		arrives bool
 	}{
-		"Primary":       {"Honest traffic passes.", ethernet(toRouter, macA, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), true},
-		"Secondary":     {"So does the pod's.", ethernet(toRouter, macA, typeIPv4, ipv4(a.secondary(), b.secondary(), attempt)), true},
-		"NeighbourIP":   {"A machine cannot take another's address.", ethernet(toRouter, macA, typeIPv4, ipv4(c.primary(), b.primary(), attempt)), false},
-		"NeighbourBoth": {"… not with its MAC either.", ethernet(toRouter, macC, typeIPv4, ipv4(c.primary(), b.primary(), attempt)), false},
-		"NeighbourMAC":  {"Its MAC alone is wrong as well.", ethernet(toRouter, macC, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), false},
-		"UnknownIP":     {"There are no addresses but those of the NIC.", ethernet(toRouter, macA, typeIPv4, ipv4(stranger, b.primary(), attempt)), false},
-		"RouterIP":      {"A machine is not the router.", ethernet(toRouter, macA, typeIPv4, ipv4(router, b.primary(), attempt)), false},
-		"MetadataIP":    {"Nor the metadata service.", ethernet(toRouter, macA, typeIPv4, ipv4(MetadataAddress.Addr(), b.primary(), attempt)), false},
-		"WrongTarget":   {"A machine gets only what is for it.", ethernet(toRouter, macA, typeIPv4, ipv4(a.primary(), stranger, attempt)), false},
-		"PastTheRouter": {"There is no wire between machines.", ethernet(macB, macA, typeIPv4, ipv4(a.primary(), b.primary(), attempt)), false},
-		"Broadcast":     {"A VPC has no broadcast.", ethernet(broadcast, macA, typeIPv4, ipv4(a.primary(), a.broadcast(), attempt)), false},
+		"Primary":       {"Honest traffic passes.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(a.primary(), b.primary(), attempt)), true},
+		"Secondary":     {"So does the pod's.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(a.secondary(), b.secondary(), attempt)), true},
+		"NeighbourIP":   {"A machine cannot take another's address.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(c.primary(), b.primary(), attempt)), false},
+		"NeighbourBoth": {"… not with its MAC either.", ethernet(toRouter, macC, typeIPv4, ipv4Packet(c.primary(), b.primary(), attempt)), false},
+		"NeighbourMAC":  {"Its MAC alone is wrong as well.", ethernet(toRouter, macC, typeIPv4, ipv4Packet(a.primary(), b.primary(), attempt)), false},
+		"UnknownIP":     {"There are no addresses but those of the NIC.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(stranger, b.primary(), attempt)), false},
+		"RouterIP":      {"A machine is not the router.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(router, b.primary(), attempt)), false},
+		"MetadataIP":    {"Nor the metadata service.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(MetadataAddress.Addr(), b.primary(), attempt)), false},
+		"WrongTarget":   {"A machine gets only what is for it.", ethernet(toRouter, macA, typeIPv4, ipv4Packet(a.primary(), stranger, attempt)), false},
+		"PastTheRouter": {"There is no wire between machines.", ethernet(macB, macA, typeIPv4, ipv4Packet(a.primary(), b.primary(), attempt)), false},
+		"Broadcast":     {"A VPC has no broadcast.", ethernet(broadcast, macA, typeIPv4, ipv4Packet(a.primary(), a.broadcast(), attempt)), false},
 		"ARP":           {"Machines' ARP ends at the router.", ethernet(broadcast, macA, typeARP, arp(1, macA, a.primary(), nil, b.primary(), attempt)), false},
 		"ARPRouter":     {"So none can say that it is the router.", ethernet(broadcast, macA, typeARP, arp(2, macA, router, macB, b.primary(), attempt)), false},
 		"IPv6":          {"The VPC has no IPv6.", ethernet(toRouter, macA, typeIPv6, append(make([]byte, 40), attempt...)), false},
-		"VLAN":          {"Tags must not hide an address.", ethernet(toRouter, macA, typeVLAN, append([]byte{0, 1, 8, 0}, ipv4(c.primary(), b.primary(), attempt)...)), false},
+		"VLAN":          {"Tags must not hide an address.", ethernet(toRouter, macA, typeVLAN, append([]byte{0, 1, 8, 0}, ipv4Packet(c.primary(), b.primary(), attempt)...)), false},
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
 			from, to := openPacketSocket(t, a.ns), openPacketSocket(t, b.ns)
 			from.send(t, tc.frame)
-			from.send(t, ethernet(toRouter, macA, typeIPv4, ipv4(a.primary(), b.primary(), "this one arrives")))
+			from.send(t, ethernet(toRouter, macA, typeIPv4, ipv4Packet(a.primary(), b.primary(), "this one arrives")))
 			if got := to.receivedBefore(t, attempt, "this one arrives"); got != tc.arrives {
 				t.Errorf("%s arrived: %t, want %t", tc.reason, got, tc.arrives)
 			}
