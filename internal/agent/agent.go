@@ -187,6 +187,7 @@ func (a *Agent) run(ctx context.Context) error {
 // identify learns from the metadata service what cell this is. It waits for the
 // network for as long as it takes: without it there is nothing else to do.
 func (a *Agent) identify(ctx context.Context) (doc userdata.Document, instance imds.Instance, err error) {
+	a.Logger.Info("asking the metadata service what this is", "version", a.Version)
 	var instanceErr error
 	var wg sync.WaitGroup
 	wg.Go(func() {

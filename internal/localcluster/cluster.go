@@ -41,6 +41,9 @@ type Config struct {
 	// NoOrdinaryNode: the virtual node is the only one, which takes a Kip that
 	// runs as a process.
 	NoOrdinaryNode bool
+	// Cells is what cells are, by default CellsContainer. Up brings a change
+	// into effect for new ones.
+	Cells CellKind
 	// Unthrottled: the cloud answers any number of requests. EC2 does not.
 	Unthrottled bool
 	// Progress is told, in one line each, what is being done.

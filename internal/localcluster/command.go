@@ -96,7 +96,7 @@ func existing(cfg *Config, do func(*cobra.Command, *Cluster, []string) error) fu
 }
 
 func upCommand(cfg *Config) *cobra.Command {
-	example, kip := true, string(KipPod)
+	example, kip, cells := true, string(KipPod), string(CellsContainer)
 	cmd := &cobra.Command{
 		Use: "up", Args: cobra.NoArgs,
 		Short: "Start the cluster, or what of it does not run, and the example",
@@ -105,12 +105,19 @@ pods are Ready on cells of their own. Safe to interrupt and to repeat.
 
 Kip is installed as on EKS, as a pod of the ordinary node with a role of its
 own. --kip=process runs it as a process of this machine instead, for work on
-Kip itself; --kip=none leaves it out, to install it by hand.`,
+Kip itself; --kip=none leaves it out, to install it by hand.
+
+Cells are sandboxes of this machine. With --cells=vm new cells are virtual
+machines that boot the image of make cell-image; where KVM does not work they
+are emulated, and a pod takes a minute to start.`,
 		PreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains(kipModes, kip) {
 				return fmt.Errorf("--kip is %q; it takes %s", kip, strings.Join(kipModes, ", "))
 			}
-			cfg.Kip = KipMode(kip)
+			if !slices.Contains(cellKinds, cells) {
+				return fmt.Errorf("--cells is %q; it takes %s", cells, strings.Join(cellKinds, ", "))
+			}
+			cfg.Kip, cfg.Cells = KipMode(kip), CellKind(cells)
 			example = example && cfg.Kip != KipNone
 			return nil
 		},
@@ -128,6 +135,7 @@ Kip itself; --kip=none leaves it out, to install it by hand.`,
 		}),
 	}
 	cmd.Flags().StringVar(&kip, "kip", kip, "how Kip runs: "+strings.Join(kipModes, ", "))
+	cmd.Flags().StringVar(&cells, "cells", cells, "what cells are: "+strings.Join(cellKinds, ", "))
 	cmd.Flags().BoolVar(&example, "example", example, "deploy the example application and wait for it")
 	return cmd
 }

@@ -37,6 +37,9 @@ var cellImage = machineImage{
 }
 
 func (c *Cluster) makeCellImage() error {
+	if c.Cells == CellsVM {
+		return c.takeVMImage()
+	}
 	_, err := c.makeImage(cellImage)
 	return err
 }
@@ -90,17 +93,22 @@ func (c *Cluster) makeImage(image machineImage) (name string, err error) {
 	if err := os.Symlink("/opt/kip/bin/"+image.init, filepath.Join(root, "sbin", "init")); err != nil {
 		return "", err
 	}
-	description, err := json.MarshalIndent(map[string]any{
-		"name": name, "description": image.description, "architecture": architecture(),
-		"creationDate": time.Now().UTC().Format(time.RFC3339), "ownerId": accountID, "tags": map[string]string{},
-	}, "", "  ")
-	if err != nil {
-		return "", err
-	}
-	if err := os.WriteFile(filepath.Join(partial, "image.json"), description, 0o600); err != nil {
+	if err := describeImage(partial, name, image.description); err != nil {
 		return "", err
 	}
 	return name, os.Rename(partial, final)
+}
+
+// describeImage writes what ec2local tells of an image.
+func describeImage(dir, name, text string) error {
+	description, err := json.MarshalIndent(map[string]any{
+		"name": name, "description": text, "architecture": architecture(),
+		"creationDate": time.Now().UTC().Format(time.RFC3339), "ownerId": accountID, "tags": map[string]string{},
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "image.json"), description, 0o600)
 }
 
 // accountID is ec2local's only account.

@@ -181,7 +181,7 @@ kubelet:
   clusterDNS: ["{{.Host}}"]
   clusterDomain: {{.Domain}}
 cells:
-  bootImageSpec: {owners: self, filters: "name=kip-cell-*"}
+  bootImageSpec: {owners: self, filters: "name={{.Image}}*"}
   privateIPOnly: true
   defaultVolumeSize: 10Gi
   registryMirrors:
@@ -195,7 +195,7 @@ cells:
 func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
 		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
-		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(),
+		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(),
 	})
 }
 

@@ -57,6 +57,8 @@ func run(m *testing.M) (code int) {
 		Name: fmt.Sprintf("e2e%d", os.Getpid()%100000), Root: root, Progress: progress,
 		// As a process: the tests kill it, and read its log.
 		Kip: localcluster.KipProcess,
+		// make test-vm has virtual machines instead of sandboxes.
+		Cells: localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
 	}
 	if keep {
 		cfg.Name, cfg.Dir = "e2e", filepath.Join(root, ".cache", "e2e")

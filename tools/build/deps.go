@@ -36,6 +36,13 @@ var dependencies = []dependency{
 	{"curl", "test", "calls servers in Kubernetes' end-to-end tests, from inside pods", []string{"curl"}},
 	{"gettext-base", "run", "kustomize/deploy.sh fills its templates with envsubst", []string{"envsubst"}},
 	{"shellcheck", "test", "checks the scripts of kustomize", []string{"shellcheck"}},
+	{"qemu-system-x86", "vm", "runs virtual machines", []string{"qemu-system-x86_64"}},
+	{"qemu-utils", "vm", "makes their disks", []string{"qemu-img"}},
+	{"mmdebstrap", "vm", "gets the packages of the cells' machine image", []string{"mmdebstrap"}},
+	{"debian-archive-keyring", "vm", "says whose packages they are", []string{"/usr/share/keyrings/debian-archive-keyring.*"}},
+	{"xz-utils", "vm", "unpacks the image's kernel modules", []string{"xz"}},
+	{"cpio", "vm", "packs the image's initramfs", []string{"cpio"}},
+	{"fdisk", "vm", "partitions the image's disk", []string{"sfdisk"}},
 	{"python3", "test", "runs the checker of the EC2 endpoint's answers", []string{"/usr/bin/python3"}},
 }
 
