@@ -217,14 +217,7 @@ const tokenSeconds = int64(365 * 24 * 3600)
 
 // configureProcess writes what Kip as a process is started with: tokens of its
 // service account for the API server and for AWS, and provider.yaml.
-func (c *Cluster) configureProcess(ctx context.Context) error {
-	vpc, err := c.vpcID(ctx)
-	if err != nil {
-		return err
-	}
-	if err := c.makeRole(ctx, vpc); err != nil {
-		return err
-	}
+func (c *Cluster) configureProcess(ctx context.Context, vpc string) error {
 	_, client, err := c.Client()
 	if err != nil {
 		return err

@@ -61,35 +61,37 @@ func (c *Cluster) startKip(ctx context.Context) error {
 		}
 	}
 	switch c.Kip {
-	case KipProcess:
-		if err := c.uninstallPod(ctx); err != nil {
-			return err
-		}
-		if err := c.configureProcess(ctx); err != nil {
-			return err
-		}
-		return c.ensure(c.kip)(ctx)
-	case KipPod, "":
-		return c.installPod(ctx)
 	case KipNone:
 		return nil
-	}
-	return fmt.Errorf("%q is no way to run Kip; it takes %s", c.Kip, strings.Join(kipModes, ", "))
-}
-
-// installPod installs Kip as the installation page says: the operator's role,
-// the image in a registry, and deploy.sh.
-func (c *Cluster) installPod(ctx context.Context) error {
-	began := time.Now()
-	tag, err := c.PushKip(ctx)
-	if err != nil {
-		return err
+	case KipProcess, KipPod, "":
+	default:
+		return fmt.Errorf("%q is no way to run Kip; it takes %s", c.Kip, strings.Join(kipModes, ", "))
 	}
 	vpc, err := c.vpcID(ctx)
 	if err != nil {
 		return err
 	}
 	if err := c.makeRole(ctx, vpc); err != nil {
+		return err
+	}
+	if c.Kip != KipProcess {
+		return c.installPod(ctx, vpc)
+	}
+	if err := c.uninstallPod(ctx); err != nil {
+		return err
+	}
+	if err := c.configureProcess(ctx, vpc); err != nil {
+		return err
+	}
+	return c.ensure(c.kip)(ctx)
+}
+
+// installPod installs Kip as the installation page says: the image in a
+// registry, and deploy.sh.
+func (c *Cluster) installPod(ctx context.Context, vpc string) error {
+	began := time.Now()
+	tag, err := c.PushKip(ctx)
+	if err != nil {
 		return err
 	}
 	if err := c.writeProviderConfig(vpc, c.ec2HostURL()); err != nil {

@@ -19,14 +19,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	kubefake "k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -88,12 +86,6 @@ type simulatedKubelet struct {
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1beta1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			t.Fatal(err)
-		}
-	}
 	logs, err := podlogs.NewStore(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -105,8 +97,7 @@ func newFleet(t *testing.T) *fleet {
 		kubelets: map[string]*simulatedKubelet{}, cached: map[string]*v1beta1.Cell{}, deadlines: map[string]time.Time{}, disrupted: map[types.UID]bool{},
 	}
 	f.cloud.PendingFor, f.cloud.ShuttingDownFor = 8*time.Second, 30*time.Second
-	f.api = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1beta1.Cell{}, &corev1.Pod{}).
-		Build()
+	f.api = apiServer(t).Build()
 	f.start()
 	return f
 }

@@ -85,7 +85,8 @@ type deletion struct {
 	grace int64
 }
 
-func newWorld(t *testing.T) *world {
+// apiServer is an empty fake one.
+func apiServer(t *testing.T) *fake.ClientBuilder {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1beta1.AddToScheme} {
@@ -93,6 +94,11 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
+	return fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1beta1.Cell{}, &corev1.Pod{})
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
 	logs, err := podlogs.NewStore(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +107,7 @@ func newWorld(t *testing.T) *world {
 		t: t, clock: clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), logs: logs,
 		deletions: map[types.UID]deletion{}, kubelet: &fakeKubelet{},
 	}
-	w.api = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1beta1.Cell{}, &corev1.Pod{}).
-		WithIndex(&v1beta1.Cell{}, cellsByPod, indexCell).Build()
+	w.api = apiServer(t).WithIndex(&v1beta1.Cell{}, cellsByPod, indexCell).Build()
 	w.restart()
 	return w
 }
