@@ -12,13 +12,23 @@ import (
 	"time"
 
 	"github.com/elotl/kip/v2/internal/agent/credentialprovider"
+	"github.com/elotl/kip/v2/internal/agent/deviceplugin"
 	"github.com/elotl/kip/v2/internal/agent/imds"
+	"github.com/elotl/kip/v2/internal/agent/kubelet"
 	"github.com/elotl/kip/v2/internal/agent/localapi"
 	"github.com/elotl/kip/v2/internal/agent/machine"
 	"github.com/elotl/kip/v2/internal/agent/process"
 	"github.com/elotl/kip/v2/internal/agent/status"
 	"github.com/elotl/kip/v2/internal/tunnel"
 	"github.com/elotl/kip/v2/internal/userdata"
+)
+
+const (
+	// gpuInterval is how often the agent looks for GPUs and for the kubelet that
+	// is to be told.
+	gpuInterval = 200 * time.Millisecond
+	// gpuPatience is for drivers that are loaded while the machine boots.
+	gpuPatience = 2 * time.Minute
 )
 
 // identityFile keeps the agent's key and certificate.
@@ -159,7 +169,16 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 
 	group := newGroup(ctx)
-	if err := a.listen(group, server, authority); err != nil {
+	gpus := deviceplugin.New(deviceplugin.Config{
+		Root: "/", Dir: kubelet.PluginDir, Want: int(doc.GPUs), Every: gpuInterval, Patience: gpuPatience, Logger: a.Logger,
+	})
+	if doc.GPUs > 0 {
+		group.run("GPUs", func(ctx context.Context) error {
+			gpus.Run(ctx)
+			return nil
+		})
+	}
+	if err := a.listen(group, server, authority, gpus.Known()); err != nil {
 		return errors.Join(err, group.stop())
 	}
 	group.run("interruptions", func(ctx context.Context) error {
@@ -210,9 +229,13 @@ func (a *Agent) identify(ctx context.Context) (doc userdata.Document, instance i
 	return doc, instance, nil
 }
 
+// podsPath is where the kubelet lists and watches its pods.
+const podsPath = "/api/v1/pods"
+
 // listen opens the cell's two ports, one for Kip and one for the kubelet, and
-// the socket for the kubelet's credential provider.
-func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.Authority) error {
+// the socket for the kubelet's credential provider. The kubelet learns of its
+// pod when it knows of the devices that the pod asks for.
+func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.Authority, devices <-chan struct{}) error {
 	forKip, err := net.Listen("tcp", ":"+strconv.Itoa(tunnel.Port))
 	if err != nil {
 		return fmt.Errorf("listening for Kip: %w", err)
@@ -230,6 +253,13 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 			a.timeline.Reach(status.StepKubeletRequest)
 			close(a.kubeletUp)
 		})
+		if r.URL.Path == podsPath {
+			select {
+			case <-devices:
+			case <-r.Context().Done():
+				return
+			}
+		}
 		toKip.ServeHTTP(w, r)
 	})
 	group.run("local API server", func(ctx context.Context) error {

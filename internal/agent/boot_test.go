@@ -37,6 +37,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 
+	"github.com/elotl/kip/v2/internal/agent/deviceplugin"
 	"github.com/elotl/kip/v2/internal/agent/status"
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
@@ -62,6 +63,15 @@ const (
 	privateImage    = privateRegistry + "/pod:1"
 	loginName       = "AWS"
 	loginPassword   = "what-ecr-handed-out"
+)
+
+// gpu is what the pod asks for. The machine has two, of which the machine image
+// says what they are.
+const (
+	gpu     = corev1.ResourceName(deviceplugin.Resource)
+	gpuSpec = `{"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [
+		{"name": "0", "containerEdits": {"env": ["GPU=first"], "deviceNodes": [{"path": "/dev/nvidia0"}]}},
+		{"name": "1", "containerEdits": {"env": ["GPU=second"], "deviceNodes": [{"path": "/dev/nvidia1"}]}}]}`
 )
 
 // programs are what the tools directory must hold.
@@ -110,6 +120,10 @@ func TestBoot(t *testing.T) {
 
 	if said, exit := b.exec(t, "/pod", "say", "hello"); said != "hello\n" || !strings.Contains(exit, `"message":"7"`) {
 		t.Errorf("exec in the pod through the tunnel: output %q, result %q, want hello and exit code 7", said, exit)
+	}
+
+	if said, _ := b.exec(t, "/pod", "gpus"); said != "first [/dev/nvidia0]\n" && said != "second [/dev/nvidia1]\n" {
+		t.Errorf("the pod asks for one GPU and has %q", said)
 	}
 
 	for _, service := range []string{"kubelet", "containerd"} {
@@ -214,7 +228,7 @@ func newBoot(t *testing.T) *boot {
 	b := &boot{metadata: &metadata{items: map[string]string{}}}
 	b.spec = machine.Spec{
 		ID: "i-0123456789abcdef0", Hostname: "ip-10-223-0-11", Image: buildImage(t, tools),
-		VCPUs: 2, MemoryMiB: 2048, RootVolumeGiB: 10,
+		VCPUs: 2, MemoryMiB: 2048, RootVolumeGiB: 10, GPUs: 2,
 		NIC: machine.NIC{
 			MAC: "02:00:00:00:00:11", Device: "i-agenttest",
 			PrimaryIP:    netip.MustParsePrefix("10.223.0.11/20"),
@@ -272,6 +286,7 @@ func (b *boot) identify(t *testing.T, mirrors ...userdata.Mirror) {
 		Node:            userdata.Node{Name: nodeName, ClusterDNS: []string{"10.223.255.1"}, ClusterDomain: "cluster.local"},
 		RegistryMirrors: mirrors,
 		SandboxImage:    podImage,
+		GPUs:            1,
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -460,6 +475,7 @@ func (b *boot) node() *corev1.Node {
 	capacity := corev1.ResourceList{
 		corev1.ResourceCPU: resource.MustParse("2"), corev1.ResourceMemory: resource.MustParse("2Gi"),
 		corev1.ResourcePods: resource.MustParse("10"), corev1.ResourceEphemeralStorage: resource.MustParse("10Gi"),
+		gpu: resource.MustParse("2"),
 	}
 	return &corev1.Node{
 		TypeMeta:   meta("Node"),
@@ -486,6 +502,9 @@ func (b *boot) pod() *corev1.Pod {
 				Name: "web", Image: podImage, Command: []string{"/pod", "web"}, ImagePullPolicy: corev1.PullIfNotPresent,
 				Env: []corev1.EnvVar{{Name: "POD_IP", ValueFrom: &corev1.EnvVarSource{
 					FieldRef: &corev1.ObjectFieldSelector{APIVersion: "v1", FieldPath: "status.podIP"}}}},
+				Resources: corev1.ResourceRequirements{
+					Requests: corev1.ResourceList{gpu: resource.MustParse("1")}, Limits: corev1.ResourceList{gpu: resource.MustParse("1")},
+				},
 				VolumeMounts:             []corev1.VolumeMount{{Name: "scratch", MountPath: "/scratch"}},
 				TerminationMessagePath:   "/dev/termination-log",
 				TerminationMessagePolicy: corev1.TerminationMessageReadFile,
@@ -514,7 +533,7 @@ func buildImage(t *testing.T, tools string) string {
 	t.Helper()
 	image := t.TempDir()
 	root := filepath.Join(image, "rootfs")
-	for _, dir := range []string{"opt/kip/bin", "opt/kip/cni/bin", "sbin"} {
+	for _, dir := range []string{"opt/kip/bin", "opt/kip/cni/bin", "sbin", "etc/cdi"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -524,6 +543,9 @@ func buildImage(t *testing.T, tools string) string {
 	}
 	for _, p := range plugins {
 		provide(t, filepath.Join(tools, p), filepath.Join(root, "opt/kip/cni/bin", p))
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/cdi/nvidia.json"), []byte(gpuSpec), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	build(t, "../../cmd/kip-cell", filepath.Join(root, "opt/kip/bin/kip-cell"))
 	if err := os.Symlink("/opt/kip/bin/kip-cell", filepath.Join(root, "sbin/init")); err != nil {

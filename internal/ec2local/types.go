@@ -23,8 +23,9 @@ func CatalogueTypes(catalogue *instancetype.Catalogue) func(string) (cloud.Type,
 		if !ok {
 			return cloud.Type{}, false
 		}
+		gpus := t.PodCapacity()[instancetype.ResourceGPU]
 		return cloud.Type{
-			Name: t.Name, VCPUs: t.VCPUs, MemoryMiB: t.MemoryMiB, Architecture: architectures[t.Architecture],
+			Name: t.Name, VCPUs: t.VCPUs, MemoryMiB: t.MemoryMiB, GPUs: int(gpus.Value()), Architecture: architectures[t.Architecture],
 			Nitro: t.Hypervisor == "nitro" || t.BareMetal, Burstable: t.Burstable, Spot: t.Spot,
 			AddressesPerInterface: int(t.IPv4PerENI),
 		}, true

@@ -118,6 +118,7 @@ func TestUserData(t *testing.T) {
 	encode := mustUserData(t, cfg, ca)
 	cell := &v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: "web-0123456789", UID: "uid-1"}}
 	cell.Spec.Instance.Routes = []string{"10.20.0.0/16"}
+	cell.Spec.Requirements.GPUs = 2
 	data, err := encode(cell)
 	if err != nil {
 		t.Fatal(err)
@@ -139,7 +140,7 @@ func TestUserData(t *testing.T) {
 		APIVersion: doc.APIVersion, Cell: "web-0123456789", CACertificates: string(ca.CertificatePEM()), EnrolmentToken: ca.EnrolmentToken("uid-1"),
 		Node:            userdata.Node{Name: "kip-provider-0", ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", MaxContainerLogMiB: maxContainerLogMiB},
 		RegistryMirrors: []userdata.Mirror{{Hosts: []string{"_default"}, Endpoint: "http://10.0.0.1:5000"}}, SandboxImage: "registry.k8s.io/pause:3.10",
-		Routes: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")},
+		Routes: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}, GPUs: 2,
 	}
 	if diff := cmp.Diff(want, doc, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)

@@ -81,6 +81,7 @@ func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra *userdata.C
 			RegistryMirrors: mirrors,
 			SandboxImage:    cfg.Cells.SandboxImage,
 			Routes:          routes,
+			GPUs:            cell.Spec.Requirements.GPUs,
 		}, extra)
 		if errors.Is(err, userdata.ErrTooLarge) && extra != nil {
 			return nil, fmt.Errorf("with the %d bytes of cells.cloudInitFile %s: %w", extra.Size(), cfg.Cells.CloudInitFile, err)

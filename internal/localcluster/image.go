@@ -11,7 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"time"
+
+	"github.com/elotl/kip/v2/internal/agent/deviceplugin"
 )
 
 // machineImage is what a machine image is made of. An image is never changed:
@@ -34,6 +37,30 @@ var cellImage = machineImage{
 	programs: []string{"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc"},
 	plugins:  []string{"ptp", "static", "portmap", "loopback", "host-local", "bridge"},
 	init:     "kip-cell",
+	write:    writeGPUs,
+}
+
+// maxGPUs is the most that an instance type has.
+const maxGPUs = 16
+
+// writeGPUs writes what NVIDIA's toolkit would: what a GPU is to a container.
+// ec2local makes the device nodes of an instance type with GPUs.
+func writeGPUs(root string) error {
+	var devices []object
+	for i := range maxGPUs {
+		devices = append(devices, object{"name": strconv.Itoa(i), "containerEdits": object{
+			"deviceNodes": []object{{"path": fmt.Sprintf("/dev/nvidia%d", i)}},
+		}})
+	}
+	data, err := json.MarshalIndent(object{"cdiVersion": "0.6.0", "kind": deviceplugin.Resource, "devices": devices}, "", "  ")
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(root, "etc", "cdi")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "nvidia.json"), data, 0o600)
 }
 
 func (c *Cluster) makeCellImage() error {

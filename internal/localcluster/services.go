@@ -178,6 +178,7 @@ cloud:
     endpointURL: {{.EC2}}
     vpcID: {{.VPC}}
 kubelet:
+  capacity: {nvidia.com/gpu: 16}
   clusterDNS: ["{{.Host}}"]
   clusterDomain: {{.Domain}}
 cells:

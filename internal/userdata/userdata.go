@@ -69,6 +69,9 @@ type Document struct {
 	// Routes are networks that the VPC sends to the cell for its pod.
 	Routes []netip.Prefix `json:"routes,omitempty"`
 
+	// GPUs is how many the pod asks for, of the kind nvidia.com/gpu.
+	GPUs int32 `json:"gpus,omitempty"`
+
 	// PowerOffAfterSeconds is how long the agent waits for Kip, while no pod
 	// should run, before it powers the instance off. 0 means for ever.
 	PowerOffAfterSeconds int32 `json:"powerOffAfterSeconds,omitempty"`

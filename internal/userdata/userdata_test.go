@@ -42,6 +42,7 @@ func document(tb testing.TB) Document {
 		},
 		SandboxImage:         "registry.k8s.io/pause:3.10",
 		Routes:               []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")},
+		GPUs:                 1,
 		PowerOffAfterSeconds: 1800,
 	}
 }
@@ -148,6 +149,7 @@ func TestEncodeRefuses(t *testing.T) {
 		"MirrorWithoutHosts": {change: func(d *Document) { d.RegistryMirrors[1].Hosts = nil }, want: "registryMirrors[1]: hosts is empty"},
 		"MirrorEmptyHost":    {change: func(d *Document) { d.RegistryMirrors[1].Hosts = []string{""} }, want: "registryMirrors[1]: hosts[0] is empty"},
 		"MirrorEndpoint":     {change: func(d *Document) { d.RegistryMirrors[0].Endpoint = "10.0.0.1:5000" }, want: "registryMirrors[0]: endpoint"},
+		"GPUs":               {change: func(d *Document) { d.GPUs = -1 }, want: "gpus"},
 		"RouteOfIPv6":        {change: func(d *Document) { d.Routes[0] = netip.MustParsePrefix("fd00::/64") }, want: "routes[0]"},
 		"NegativeLogs":       {change: func(d *Document) { d.Node.MaxContainerLogMiB = -1 }, want: "maxContainerLogMiB"},
 		"NegativePowerOff":   {change: func(d *Document) { d.PowerOffAfterSeconds = -1 }, want: "powerOffAfterSeconds"},

@@ -42,6 +42,9 @@ func (d *Document) validate() error {
 	if d.Node.MaxContainerLogMiB < 0 {
 		errs = append(errs, errors.New("node.maxContainerLogMiB is negative"))
 	}
+	if d.GPUs < 0 {
+		errs = append(errs, errors.New("gpus is negative"))
+	}
 	if d.PowerOffAfterSeconds < 0 {
 		errs = append(errs, errors.New("powerOffAfterSeconds is negative"))
 	}

@@ -21,6 +21,8 @@ const (
 	Port = 10250
 	// DataDir is the kubelet's root directory.
 	DataDir = "/var/lib/kubelet"
+	// PluginDir is where the kubelet and its device plugins find each other.
+	PluginDir = DataDir + "/device-plugins"
 )
 
 // Node is what the kubelet must know about the node it is to be.

@@ -65,6 +65,8 @@ type Type struct {
 	// VCPUs and MemoryMiB are the size of its machines.
 	VCPUs     int32
 	MemoryMiB int64
+	// GPUs is how many they have of NVIDIA's.
+	GPUs int
 	// Architecture in EC2's words: x86_64 or arm64.
 	Architecture string
 	// Nitro is false for the older types that run on Xen.

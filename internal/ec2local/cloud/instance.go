@@ -52,6 +52,7 @@ type Instance struct {
 	Architecture       string
 	VCPUs              int32
 	MemoryMiB          int64
+	GPUs               int
 	Nitro, Burstable   bool
 	Zone               string
 	LaunchTime         time.Time
@@ -154,7 +155,7 @@ func (i *Instance) HasMachine() bool { return i.State != Terminated }
 func (c *Cloud) spec(i *Instance) machine.Spec {
 	return machine.Spec{
 		ID: i.ID, Hostname: HostName(i.Interface.Primary), Image: i.ImageDir,
-		VCPUs: float64(i.VCPUs), MemoryMiB: i.MemoryMiB, RootVolumeGiB: int64(i.Volume.SizeGiB),
+		VCPUs: float64(i.VCPUs), MemoryMiB: i.MemoryMiB, GPUs: i.GPUs, RootVolumeGiB: int64(i.Volume.SizeGiB),
 		NIC: i.nic(c.Subnet(i.Interface.SubnetID)),
 	}
 }

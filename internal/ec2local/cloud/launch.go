@@ -247,7 +247,7 @@ func (c *Cloud) newInstance(l Launch, t Type, image Image, nic Interface) (*Inst
 	now := c.Now()
 	i := &Instance{
 		ImageID: image.ID, ImageDir: image.Dir, Architecture: image.Architecture,
-		Type: t.Name, VCPUs: t.VCPUs, MemoryMiB: t.MemoryMiB, Nitro: t.Nitro, Burstable: t.Burstable,
+		Type: t.Name, VCPUs: t.VCPUs, MemoryMiB: t.MemoryMiB, GPUs: t.GPUs, Nitro: t.Nitro, Burstable: t.Burstable,
 		LaunchTime: now, ClientToken: l.ClientToken, KeyName: l.KeyName, UserData: l.UserData,
 		ProfileARN: l.ProfileARN, ShutdownBehaviour: l.ShutdownBehaviour, CPUCredits: creditsOf(l, t),
 		EBSOptimized: l.EBSOptimized, DetailedMonitoring: l.DetailedMonitoring, APITermination: !l.NoAPITermination,

@@ -33,6 +33,8 @@ type plan struct {
 	// CgroupsV1 are the mount options of the version 1 hierarchies, by their names in /sys/fs/cgroup. Empty where there
 	// is version 2 only.
 	CgroupsV1 map[string]string
+	// GPUs is how many device nodes look like a GPU's.
+	GPUs int
 	// Environment is init's.
 	Environment []string
 }
@@ -46,6 +48,7 @@ func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 		CgroupsV1:   map[string]string{},
 		KernelDir:   filepath.Join(h.keeper.Dir(m.ID), kernelDir),
 		KernelFiles: kernelFiles,
+		GPUs:        m.GPUs,
 		Environment: []string{
 			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			"HOME=/root",

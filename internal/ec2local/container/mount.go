@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -14,14 +15,25 @@ import (
 
 // devices are what a machine has in /dev, all of them harmless to the host: kmsg because a kubelet reads it, fuse and
 // net/tun because pods may be given them.
-var devices = []struct {
-	name         string
-	major, minor uint32
-	mode         fs.FileMode
-}{
+var devices = []device{
 	{"null", 1, 3, 0o666}, {"zero", 1, 5, 0o666}, {"full", 1, 7, 0o666}, {"random", 1, 8, 0o666},
 	{"urandom", 1, 9, 0o666}, {"kmsg", 1, 11, 0o644}, {"tty", 5, 0, 0o666}, {"fuse", 10, 229, 0o666},
 	{"net/tun", 10, 200, 0o666},
+}
+
+type device struct {
+	name         string
+	major, minor uint32
+	mode         fs.FileMode
+}
+
+// gpus are nodes where NVIDIA's driver has a GPU each. They are the null device by another name.
+func gpus(n int) []device {
+	var all []device
+	for i := range n {
+		all = append(all, device{fmt.Sprintf("nvidia%d", i), 1, 3, 0o666})
+	}
+	return all
 }
 
 // hidden are files of /proc through which the whole host could be switched off or read.
@@ -83,7 +95,7 @@ func mountDev(p plan) error {
 			return err
 		}
 	}
-	for _, d := range devices {
+	for _, d := range append(slices.Clone(devices), gpus(p.GPUs)...) {
 		path := filepath.Join(dev, d.name)
 		if err := unix.Mknod(path, unix.S_IFCHR|uint32(d.mode), int(unix.Mkdev(d.major, d.minor))); err != nil {
 			return fmt.Errorf("making /dev/%s: %w", d.name, err)

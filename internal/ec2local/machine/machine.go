@@ -61,6 +61,8 @@ type Spec struct {
 	VCPUs float64
 	// MemoryMiB bounds the machine's memory.
 	MemoryMiB int64
+	// GPUs is how many there are of NVIDIA's.
+	GPUs int
 	// RootVolumeGiB is the size of the machine's root volume.
 	RootVolumeGiB int64
 	// NIC is the machine's only network interface, eth0 inside.

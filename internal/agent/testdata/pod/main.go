@@ -1,6 +1,6 @@
 // Command pod is all that runs in the boot test's pod: "pod pause" holds the
 // sandbox, "pod web" answers HTTP on port 8080 with what it knows of itself,
-// "pod say" says its argument and exits with 7.
+// "pod say" says its argument and exits with 7, "pod gpus" which GPUs it has.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 )
@@ -16,6 +17,14 @@ func main() {
 	if len(os.Args) > 2 && os.Args[1] == "say" {
 		fmt.Println(os.Args[2])
 		os.Exit(7)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "gpus" {
+		nodes, err := filepath.Glob("/dev/nvidia*")
+		fmt.Println(os.Getenv("GPU"), nodes)
+		if err != nil {
+			os.Exit(1)
+		}
+		return
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
