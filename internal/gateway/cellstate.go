@@ -22,6 +22,9 @@ const (
 	// eventRate and eventBurst limit a cell's events: one a second, as the
 	// kubelet's own recorder does over a longer time.
 	eventRate, eventBurst = 1, 50
+	// reportRate and reportBurst limit a cell's reports of its pod's use, which
+	// come every 15 seconds: reading one is work.
+	reportRate, reportBurst = 0.2, 3
 	// maxEvents is how many of its own events a cell may add to later.
 	maxEvents = 256
 )
@@ -34,8 +37,8 @@ type cellState struct {
 	name string
 
 	inFlight atomic.Int64
-	// upstreamLimit and eventLimit are this cell's budgets.
-	upstreamLimit, eventLimit *rate.Limiter
+	// These are the cell's budgets.
+	upstreamLimit, eventLimit, reportLimit *rate.Limiter
 
 	pod  podView
 	node nodeView
@@ -55,6 +58,7 @@ func newCellState(g *Gateway, name string) *cellState {
 		name:          name,
 		upstreamLimit: rate.NewLimiter(upstreamRate, upstreamBurst),
 		eventLimit:    rate.NewLimiter(rate.Every(time.Second/eventRate), eventBurst),
+		reportLimit:   rate.NewLimiter(reportRate, reportBurst),
 		pod:           podView{single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Pod"), g.versions)},
 		node: nodeView{
 			single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Node"), g.versions),

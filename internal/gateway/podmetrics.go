@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
 // PodMetrics takes what cells report of their pods' use.
@@ -21,6 +22,9 @@ func (g *Gateway) takePodMetrics(cell Cell, body []byte, w http.ResponseWriter, 
 	if pod == nil { // it went just now
 		writeSuccess(w)
 		return nil
+	}
+	if !g.cell(cell.Name).reportLimit.AllowN(g.clock.Now(), 1) {
+		return apierrors.NewTooManyRequests("the cell reports too often", 5)
 	}
 	if err := g.podMetrics.Report(cell.Name, pod, body); err != nil {
 		return invalid("taking the report: %v", err)
