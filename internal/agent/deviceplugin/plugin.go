@@ -46,13 +46,10 @@ type Plugin struct {
 func New(cfg Config) *Plugin {
 	p := &Plugin{cfg: cfg, known: make(chan struct{})}
 	if cfg.Want == 0 {
-		p.tell()
+		p.once.Do(func() { close(p.known) })
 	}
 	return p
 }
-
-// tell closes known.
-func (p *Plugin) tell() { p.once.Do(func() { close(p.known) }) }
 
 // Known is closed when the kubelet has been told of all GPUs that the pod wants,
 // or of what there is after some time. A kubelet that
@@ -63,22 +60,29 @@ func (p *Plugin) Known() <-chan struct{} { return p.known }
 const (
 	kubeletSocket = "kubelet.sock"
 	pluginSocket  = "kip-gpu.sock"
+
+	// stopGrace is what answers have to end that are being given.
+	stopGrace = time.Second
 )
 
 // Run serves until ctx ends. A kubelet that starts empties its directory and
 // forgets its plugins, so each time that its socket is another one the plugin
 // begins anew.
 func (p *Plugin) Run(ctx context.Context) {
-	var served string
+	var served, trouble string
 	tick := time.NewTicker(p.cfg.Every)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		if now := p.kubelet(); now != "" && now != served {
-			if err := p.serve(ctx, now); err != nil && ctx.Err() == nil {
-				p.cfg.Logger.Warn("GPUs are not offered to the kubelet", "error", err)
-			} else {
-				served = now
+			err := p.serve(ctx, now)
+			if err == nil {
+				served, trouble = now, ""
 				continue
+			}
+			// A kubelet that is starting, or was killed, refuses for a while.
+			if err.Error() != trouble && ctx.Err() == nil {
+				trouble = err.Error()
+				p.cfg.Logger.Warn("GPUs are not offered to the kubelet yet", "error", err)
 			}
 		}
 		select {
@@ -114,16 +118,22 @@ func (p *Plugin) serve(ctx context.Context, kubelet string) error {
 		return fmt.Errorf("listening: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	server := &http.Server{
 		Handler: p.handler(), Protocols: protocols(), ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:    slog.NewLogLogger(p.cfg.Logger.Handler(), slog.LevelDebug),
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	var serving sync.WaitGroup
-	serving.Go(func() { _ = server.Serve(listener) }) // ends with Close
-	defer serving.Wait()
-	defer server.Close()
+	serving.Go(func() { _ = server.Serve(listener) }) // ends with Shutdown
+	defer func() {
+		cancel() // ends the kubelet's watch
+		grace, end := context.WithTimeout(context.Background(), stopGrace)
+		defer end()
+		if server.Shutdown(grace) != nil {
+			_ = server.Close()
+		}
+		serving.Wait()
+	}()
 	if err := p.register(ctx); err != nil {
 		return fmt.Errorf("registering: %w", err)
 	}
@@ -180,35 +190,25 @@ func (p *Plugin) handler() http.Handler {
 	return mux
 }
 
-// listAndWatch tells the kubelet of the GPUs, and again whenever there are
-// others.
+// listAndWatch tells the kubelet of the GPUs, as they appear, until there are as
+// many as the pod wants.
 func (p *Plugin) listAndWatch(w http.ResponseWriter, r *http.Request) {
 	begin(w)
 	deadline := time.Now().Add(p.cfg.Patience)
 	tick := time.NewTicker(p.cfg.Every)
 	defer tick.Stop()
-	for told, late := -1, false; ; {
+	for told := -1; told < p.cfg.Want; {
 		n, err := find(p.cfg.Root)
 		if n != told {
-			ids := make([]string, n)
-			for i := range ids {
-				ids[i] = strconv.Itoa(i)
-			}
-			if _, err := w.Write(frame(listAndWatchResponse(ids))); err != nil {
-				return
-			}
-			if err := http.NewResponseController(w).Flush(); err != nil {
-				return
+			if err := list(w, n); err != nil {
+				return // the kubelet is gone
 			}
 			told = n
+			continue
 		}
-		switch {
-		case n >= p.cfg.Want:
-			p.tell()
-		case !late && time.Now().After(deadline):
-			late = true
+		if time.Now().After(deadline) {
 			p.cfg.Logger.Error("the GPUs that the pod asks for are not there", "want", p.cfg.Want, "found", n, "error", err)
-			p.tell()
+			break
 		}
 		select {
 		case <-r.Context().Done():
@@ -216,6 +216,20 @@ func (p *Plugin) listAndWatch(w http.ResponseWriter, r *http.Request) {
 		case <-tick.C:
 		}
 	}
+	p.once.Do(func() { close(p.known) })
+	<-r.Context().Done()
+}
+
+// list sends a list of n GPUs.
+func list(w http.ResponseWriter, n int) error {
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = strconv.Itoa(i)
+	}
+	if _, err := w.Write(frame(listAndWatchResponse(ids))); err != nil {
+		return err
+	}
+	return http.NewResponseController(w).Flush()
 }
 
 // allocate names what containers get.
