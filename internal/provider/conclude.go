@@ -17,9 +17,11 @@ const (
 //
 // A pod is only concluded when not one of its containers runs or may run again:
 // one whose containers are killed, of which sidecars outlive the others, or that
-// never got beyond an init container is the kubelet's to end.
+// never got beyond an init container is the kubelet's to end. Nor one that it
+// may have evicted: the status then looks as if all had ended by themselves,
+// until the kubelet says at the very last that the pod failed.
 func conclude(pod *corev1.Pod, status *corev1.PodStatus) {
-	if status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil {
+	if status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil || mayBeEvicted(pod, status) {
 		return
 	}
 	ready := condition(status, corev1.ContainersReady)
@@ -49,4 +51,27 @@ func conclude(pod *corev1.Pod, status *corev1.PodStatus) {
 	case reasonPodFailed:
 		status.Phase = corev1.PodFailed
 	}
+}
+
+// mayBeEvicted tells whether the end of all containers can be the kubelet's
+// doing. Of an eviction for want of memory or disk a condition tells, of one for
+// a limit that the pod exceeds nothing does. Containers that are always
+// restarted never end otherwise.
+func mayBeEvicted(pod *corev1.Pod, status *corev1.PodStatus) bool {
+	if pod.Spec.RestartPolicy == corev1.RestartPolicyAlways || condition(status, corev1.DisruptionTarget) != nil {
+		return true
+	}
+	for i := range pod.Spec.Volumes {
+		if dir := pod.Spec.Volumes[i].EmptyDir; dir != nil && dir.SizeLimit != nil {
+			return true
+		}
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if _, limited := list[i].Resources.Limits[corev1.ResourceEphemeralStorage]; limited {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -13,6 +14,7 @@ func TestConclude(t *testing.T) {
 	waits := corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}}
 	pod := func(change ...func(*corev1.Pod)) *corev1.Pod {
 		p := &corev1.Pod{Spec: corev1.PodSpec{
+			RestartPolicy:  corev1.RestartPolicyNever,
 			InitContainers: []corev1.Container{{Name: "init"}},
 			Containers:     []corev1.Container{{Name: "a"}, {Name: "b"}},
 		}}
@@ -73,6 +75,28 @@ func TestConclude(t *testing.T) {
 		"BeingDeleted": {
 			reason: "The end of a deleted pod is the kubelet's final DELETE.",
 			pod:    pod(func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{} }), want: corev1.PodRunning,
+		},
+		"AlwaysRestarted": {
+			reason: "Containers of such a pod end for good only when the kubelet ends them, for a reason that it has yet to tell.",
+			pod:    pod(func(p *corev1.Pod) { p.Spec.RestartPolicy = corev1.RestartPolicyAlways }), want: corev1.PodRunning,
+		},
+		"Evicted": {
+			reason: "The kubelet wants memory; that the containers ended well is not the whole story.",
+			pod: pod(func(p *corev1.Pod) {
+				p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue})
+			}), want: corev1.PodRunning,
+		},
+		"LimitedVolume": {
+			reason: "It may have been evicted for what it wrote there.",
+			pod: pod(func(p *corev1.Pod) {
+				p.Spec.Volumes = []corev1.Volume{{VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: resource.NewQuantity(1, resource.BinarySI)}}}}
+			}), want: corev1.PodRunning,
+		},
+		"LimitedContainer": {
+			reason: "The same of a container's files.",
+			pod: pod(func(p *corev1.Pod) {
+				p.Spec.Containers[1].Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: *resource.NewQuantity(1, resource.BinarySI)}
+			}), want: corev1.PodRunning,
 		},
 		"NotStarted": {
 			reason: "A pod that failed before its containers ran goes the ordinary way.",

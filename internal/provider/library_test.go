@@ -245,6 +245,10 @@ func TestNode(t *testing.T) {
 	if gpus := node.Status.Allocatable["nvidia.com/gpu"]; gpus.String() != "4" {
 		t.Errorf("allocatable %v", node.Status.Allocatable)
 	}
+	// Without it no pod that requests or limits storage could be scheduled.
+	if storage := node.Status.Allocatable[corev1.ResourceEphemeralStorage]; storage.IsZero() {
+		t.Errorf("allocatable %v", node.Status.Allocatable)
+	}
 	if node.Status.DaemonEndpoints.KubeletEndpoint.Port != 10250 || node.Status.Addresses[0].Address != "10.0.0.1" {
 		t.Errorf("status %+v", node.Status)
 	}

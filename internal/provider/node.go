@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/util/retry"
@@ -33,6 +34,16 @@ type NodeConfig struct {
 	DisableTaint bool
 }
 
+// declaredFeatures are those that the stock kubelet of the cells declares on a
+// node of its own. The scheduler looks for them when a pod needs one, and the
+// API server when a running pod is changed so that it needs one.
+var declaredFeatures = []string{
+	"ExtendWebSocketsToKubelet",
+	"InPlacePodLevelResourcesVerticalScaling",
+	"InPlacePodVerticalScalingInitContainers",
+	"RestartAllContainersOnContainerExits",
+}
+
 // NodeLabels are the virtual node's labels.
 func NodeLabels(c NodeConfig) map[string]string {
 	labels := map[string]string{
@@ -53,6 +64,8 @@ func NewNode(c NodeConfig) *corev1.Node {
 		corev1.ResourceCPU:    c.Kubelet.CPU,
 		corev1.ResourceMemory: c.Kubelet.Memory,
 		corev1.ResourcePods:   c.Kubelet.Pods,
+		// Each pod's volume is made as large as it asks for.
+		corev1.ResourceEphemeralStorage: *resource.NewQuantity(1<<50, resource.BinarySI),
 	}
 	maps.Copy(capacity, c.Kubelet.Capacity)
 	now := metav1.Now()
@@ -76,8 +89,9 @@ func NewNode(c NodeConfig) *corev1.Node {
 			Taints:     taints,
 		},
 		Status: corev1.NodeStatus{
-			Capacity:    capacity,
-			Allocatable: capacity,
+			Capacity:         capacity,
+			Allocatable:      capacity,
+			DeclaredFeatures: declaredFeatures,
 			Addresses: []corev1.NodeAddress{
 				{Type: corev1.NodeInternalIP, Address: c.IP},
 				{Type: corev1.NodeHostName, Address: c.Name},

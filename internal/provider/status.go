@@ -142,6 +142,8 @@ func (p *Provider) report(pod *corev1.Pod, cell *v1beta1.Cell, ready corev1.PodC
 		ready = lastCellReady(ready)
 	}
 	status := compose(&pod.Status, reported, ready)
+	// Here and not in compose: the kubelet must find its own words.
+	settleResize(&status)
 	if disrupted != nil {
 		setCondition(&status, *disrupted)
 	}
