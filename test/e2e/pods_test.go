@@ -53,3 +53,8 @@ func requests(cpu, memory string) corev1.ResourceRequirements {
 }
 
 func port(n int32) intstr.IntOrString { return intstr.FromInt32(n) }
+
+func quantity(s string) *resource.Quantity {
+	q := resource.MustParse(s)
+	return &q
+}

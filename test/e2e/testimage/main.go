@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,13 +24,18 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-const usage = `usage: testimage serve [-state DIR] | print BYTES | get URL
+const usage = `usage: testimage serve [-state DIR] | print BYTES | get [-n TIMES] URL | ask ADDRESS | lookup KIND NAME
 
 serve   answers health checks: http on 8080, tcp on 9090, grpc on 9091; each is
-        healthy when the file http, tcp or grpc exists in DIR
+        healthy when the file http, tcp or grpc exists in DIR. Answers with its
+        host's name and the client's address: http on 8080 (/hello, /client), and
+        udp on 8080
 print   writes numbered lines of exactly BYTES bytes in all
-get     prints the answer to a request; with the pod's own service account, if it
-        is for HTTPS`
+get     prints the answer to a request, each time on a connection of its own; with
+        the pod's own service account, if it is for HTTPS
+ask     sends a UDP packet and prints the answer
+lookup  asks the resolver for addresses (host), a canonical name (cname), SRV
+        records (srv) or the names of an address (addr), one a line in order`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -60,10 +66,27 @@ func run(args []string) error {
 		}
 		return write(n)
 	case "get":
+		flags := flag.NewFlagSet("get", flag.ContinueOnError)
+		times := flags.Int("n", 1, "how often")
+		if err := flags.Parse(args[1:]); err != nil {
+			return err
+		}
+		for range *times {
+			if err := get(flags.Arg(0)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "ask":
 		if len(args) != 2 {
 			return errors.New(usage)
 		}
-		return get(args[1])
+		return ask(args[1])
+	case "lookup":
+		if len(args) != 3 {
+			return errors.New(usage)
+		}
+		return lookup(args[1], args[2])
 	}
 	return errors.New(usage)
 }
@@ -71,7 +94,7 @@ func run(args []string) error {
 // get prints the answer to a GET. Servers with TLS are trusted by the cluster's
 // CA, and told the pod's token.
 func get(url string) error {
-	client := &http.Client{Timeout: 10 * time.Second}
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -100,6 +123,62 @@ func get(url string) error {
 	return err
 }
 
+// ask sends a UDP packet and prints what comes back.
+func ask(address string) error {
+	conn, err := net.Dial("udp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte("?")); err != nil {
+		return err
+	}
+	answer := make([]byte, 512)
+	n, err := conn.Read(answer)
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(answer[:n])
+	return err
+}
+
+// lookup prints what the resolver knows, sorted.
+func lookup(kind, name string) error {
+	var (
+		found []string
+		err   error
+	)
+	switch kind {
+	case "host":
+		found, err = net.LookupHost(name)
+	case "addr":
+		found, err = net.LookupAddr(name)
+	case "cname":
+		var cname string
+		cname, err = net.LookupCNAME(name)
+		found = []string{cname}
+	case "srv":
+		var records []*net.SRV
+		_, records, err = net.LookupSRV("", "", name)
+		for _, r := range records {
+			found = append(found, fmt.Sprintf("%s:%d", r.Target, r.Port))
+		}
+	default:
+		return errors.New(usage)
+	}
+	if err != nil {
+		return err
+	}
+	slices.Sort(found)
+	for _, line := range found {
+		fmt.Println(line)
+	}
+	return nil
+}
+
 // write prints numbered lines until exactly n bytes are out.
 func write(n int) error {
 	w := bufio.NewWriterSize(os.Stdout, 1<<16)
@@ -121,7 +200,7 @@ func serve(state string) error {
 		_, err := os.Stat(filepath.Join(state, kind))
 		return !errors.Is(err, fs.ErrNotExist)
 	}
-	failed := make(chan error, 3)
+	failed := make(chan error, 4)
 
 	http.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if !healthy("http") {
@@ -132,6 +211,11 @@ func serve(state string) error {
 		name, _ := os.Hostname()
 		fmt.Fprintln(w, "hello from", name)
 	})
+	http.HandleFunc("/client", func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintln(w, host)
+	})
+	go func() { failed <- answerPackets(":8080") }()
 	go func() {
 		server := &http.Server{Addr: ":8080", ReadHeaderTimeout: 10 * time.Second}
 		failed <- server.ListenAndServe()
@@ -172,6 +256,25 @@ func serve(state string) error {
 			if healthy("grpc") {
 				checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 			}
+		}
+	}
+}
+
+// answerPackets says hello to whoever sends a UDP packet.
+func answerPackets(address string) error {
+	conn, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	name, _ := os.Hostname()
+	for packet := make([]byte, 512); ; {
+		_, from, err := conn.ReadFrom(packet)
+		if err != nil {
+			return err
+		}
+		if _, err := conn.WriteTo([]byte("hello from "+name+"\n"), from); err != nil {
+			return err
 		}
 	}
 }
