@@ -25,7 +25,7 @@ func TestByCloud(t *testing.T) {
 	w.several(3)
 	w.look()
 	w.dead["c01"] = true
-	w.pass(time.Hour)
+	w.pass(10 * time.Minute)
 	w.wantSilent("c01", true)
 	w.wantGivenUp()
 
@@ -64,7 +64,7 @@ func TestImpairedFor(t *testing.T) {
 		}},
 		"cloud away": {"nobody knows what it was like", func(w *world) {
 			w.refusal = errors.New("no answer")
-			w.pass(time.Hour)
+			w.pass(10 * time.Minute)
 			w.refusal = nil
 		}},
 		"Kip stood still": {"nobody knows what it was like", func(w *world) {
@@ -139,10 +139,10 @@ func TestScheduledEvents(t *testing.T) {
 		t.Run(code, func(t *testing.T) {
 			w := newWorld(t, nil)
 			w.several(3)
-			at := w.clock.Now().Add(40 * time.Minute)
+			at := w.clock.Now().Add(25 * time.Minute)
 			w.reports = []cloudprovider.InstanceHealth{scheduled("c01", code, at), scheduled("of somebody else", code, at)}
 			w.look()
-			w.pass(40*time.Minute - eventLead - 2*time.Minute)
+			w.pass(25*time.Minute - eventLead - 2*time.Minute)
 			if n := w.told("InstanceEventScheduled"); n != 1 {
 				t.Errorf("told %d times", n)
 			}

@@ -94,7 +94,7 @@ func TestTimeouts(t *testing.T) {
 	}{
 		"default": {"what provider.yaml says", func(*v1beta1.Cell) {}, testTimeout},
 		"short":   {"the pod's word goes before it; it is out of touch no later than it is given up", seconds(30), 30 * time.Second},
-		"long":    {"the pod's word goes before it", seconds(3600), time.Hour},
+		"long":    {"the pod's word goes before it", seconds(600), 10 * time.Minute},
 		"never":   {"0 is for ever", seconds(0), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestTimeouts(t *testing.T) {
 			w.dead["web"] = true
 			w.look()
 			if tc.after == 0 {
-				w.pass(2 * time.Hour)
+				w.pass(20 * time.Minute)
 				w.wantGivenUp()
 				w.wantSilent("web", true)
 				return
@@ -154,7 +154,7 @@ func TestNotWatched(t *testing.T) {
 		}
 		w.dead["web"] = true
 		w.look()
-		w.pass(time.Hour)
+		w.pass(10 * time.Minute)
 		w.wantGivenUp()
 	})
 }
@@ -167,7 +167,7 @@ func TestWatchedFromThenOn(t *testing.T) {
 	w.add("web", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellReady })
 	w.dead["web"] = true
 	w.look()
-	w.pass(time.Hour)
+	w.pass(10 * time.Minute)
 	w.set("web", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellBound })
 	w.pass(testTimeout)
 	w.wantGivenUp()
