@@ -135,6 +135,12 @@ func TestBoot(t *testing.T) {
 	if again := b.askPod(t); startOf(again) != startOf(first) {
 		t.Errorf("the pod's container did not outlive kubelet and containerd: %q, then %q", first, again)
 	}
+	// Of a container that has run for a moment the kubelet has figures, and they
+	// come with the next report or the one after.
+	kip.await("Kip knows what the pod uses", time.Minute, func(p *corev1.Pod) bool {
+		const cpu = `container_cpu_usage_seconds_total{container="web",`
+		return strings.Contains(kip.report.Resource, cpu) && strings.Contains(kip.report.CAdvisor, cpu) && strings.Contains(string(kip.report.Pods), string(p.UID))
+	})
 	b.metadata.set("/latest/meta-data/spot/instance-action", `{"action":"terminate","time":"2026-03-01T08:22:00Z"}`)
 	kip.await("Kip knows of the spot notice", 5*time.Second, func(*corev1.Pod) bool { return len(kip.interruptions) == 1 })
 

@@ -16,6 +16,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	credentialproviderv1 "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
+
+	"github.com/elotl/kip/v2/internal/podmetrics/report"
 )
 
 // fakeKip is as little of an API server as a kubelet needs for one pod: what
@@ -31,6 +33,8 @@ type fakeKip struct {
 	watchers map[chan metav1.WatchEvent]bool
 	// interruptions are the bodies of the agent's reports.
 	interruptions []string
+	// report is the last that the agent told of the pod's use.
+	report report.Report
 	// images are those whose registry's credentials were asked for.
 	images  []string
 	changed chan struct{}
@@ -117,6 +121,7 @@ func (k *fakeKip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		k.interruptions = append(k.interruptions, string(body))
 		k.poke()
 	})
+	mux.HandleFunc("POST "+report.Path, k.takeReport)
 	mux.HandleFunc("POST /kip/v1/registry-credentials", k.registryCredentials)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -131,6 +136,21 @@ func (k *fakeKip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	})
 	mux.ServeHTTP(w, r)
+}
+
+func (k *fakeKip) takeReport(_ http.ResponseWriter, r *http.Request) {
+	data, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	told, err := report.Decode(data)
+	if err != nil {
+		k.t.Error(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.report = told
+	k.poke()
 }
 
 func (k *fakeKip) registryCredentials(w http.ResponseWriter, r *http.Request) {
