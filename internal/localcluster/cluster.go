@@ -131,7 +131,7 @@ func (c *Cluster) Client() (*rest.Config, kubernetes.Interface, error) {
 
 // all are the cluster's processes in the order in which they are started.
 func (c *Cluster) all() []process {
-	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.kip()}
+	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.metricsServer(), c.kip()}
 }
 
 // Up starts what does not run and replaces what changed.
@@ -145,7 +145,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 	steps := []func(context.Context) error{
 		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
 		c.install,
-		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns),
+		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns), c.ensure(c.metricsServer),
 		c.pushImages, c.ensureNode, c.startKip,
 	}
 	for _, step := range steps {
@@ -163,13 +163,13 @@ func (c *Cluster) prepare() error {
 	}
 	for file, user := range map[string]string{
 		adminKubeconfig: "admin", "controller-manager.kubeconfig": "controller-manager",
-		"scheduler.kubeconfig": "scheduler", "coredns.kubeconfig": "coredns",
+		"scheduler.kubeconfig": "scheduler", "coredns.kubeconfig": "coredns", "metrics-server.kubeconfig": MetricsServer,
 	} {
 		if err := c.pki.kubeconfig(c.path(file), c.apiserverURL(), user, ""); err != nil {
 			return fmt.Errorf("writing %s: %w", file, err)
 		}
 	}
-	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.makeCellImage} {
+	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.makeCellImage} {
 		if err := write(); err != nil {
 			return err
 		}
@@ -197,8 +197,8 @@ func (c *Cluster) install(ctx context.Context) error {
 			return fmt.Errorf("installing Kip's objects: %w", err)
 		}
 	}
-	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", filepath.Join(c.Root, "kustomize", "local")); err != nil {
-		return fmt.Errorf("giving rights that only a local cluster has: %w", err)
+	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", filepath.Join(c.Root, "kustomize", "local"), "-f", c.path(metricsAPIFile)); err != nil {
+		return fmt.Errorf("installing what only a local cluster has: %w", err)
 	}
 	return nil
 }

@@ -23,8 +23,8 @@ func NewCommand() *cobra.Command {
 		Use:   "kip-local",
 		Short: "Run a Kubernetes cluster with Kip on this machine",
 		Long: `Runs a whole Kubernetes cluster on this machine whose pods run on cells: etcd,
-the control plane, CoreDNS, a registry, Kip, and ec2local, which answers like
-EC2 and whose instances are sandboxes of this machine.
+the control plane, CoreDNS, metrics-server, a registry, Kip, and ec2local, which
+answers like EC2 and whose instances are sandboxes of this machine.
 
 A cluster is a directory. up may be interrupted and repeated at any time; down
 leaves nothing behind.`,

@@ -25,12 +25,13 @@ const (
 	Scheduler         = "kube-scheduler"
 	Registry          = "registry"
 	CoreDNS           = "coredns"
+	MetricsServer     = "metrics-server"
 	EC2Local          = "ec2local"
 	Kip               = "kip"
 )
 
 // Components are the names of all processes in the order in which they start.
-var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, Kip}
+var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, MetricsServer, Kip}
 
 func (c *Cluster) apiserverURL() string {
 	return fmt.Sprintf("https://%s:%d", c.settings.host(), apiserverPort)
@@ -70,6 +71,8 @@ func (c *Cluster) apiserver() process {
 			"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
 			"--requestheader-extra-headers-prefix=X-Remote-Extra-",
 			"--proxy-client-cert-file=" + pki.path("front-proxy-client.crt"), "--proxy-client-key-file=" + pki.path("front-proxy-client.key"),
+			// The host has no kube-proxy: to metrics-server, by its endpoint.
+			"--enable-aggregator-routing=true",
 			"--service-account-issuer=" + tokenIssuer,
 			"--service-account-key-file=" + pki.path("service-accounts.pub"),
 			"--service-account-signing-key-file=" + pki.path("service-accounts.key"),

@@ -1,5 +1,5 @@
 // Package localcluster runs a whole Kubernetes cluster whose pods run on cells,
-// on one machine: etcd, the control plane, a registry, CoreDNS, ec2local and
+// on one machine: etcd, the control plane, a registry, CoreDNS, metrics-server, ec2local and
 // Kip, each a process of its own.
 //
 // A cluster is a directory. What it holds (ports, keys, process IDs) is enough

@@ -335,12 +335,16 @@ func (c *Cluster) writeNode(root string) error {
 			return err
 		}
 	}
-	ca, err := os.ReadFile(c.pki.path("ca.crt"))
-	if err != nil {
-		return err
-	}
-	if err := writeFile(filepath.Join(root, dir, "ca.crt"), ca, 0o644); err != nil {
-		return err
+	for file, source := range map[string]string{
+		"ca.crt": "ca.crt", "kubelet.crt": OrdinaryNode + "-serving.crt", "kubelet.key": OrdinaryNode + "-serving.key",
+	} {
+		data, err := os.ReadFile(c.pki.path(source))
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(root, dir, file), data, 0o600); err != nil {
+			return err
+		}
 	}
 	_, own, _, _ := c.settings.nodeAddresses()
 	for file, content := range map[string]object{
@@ -383,7 +387,9 @@ func (c *Cluster) nodeKubelet(dir string) object {
 		"authentication": object{"anonymous": object{"enabled": false}, "webhook": object{"enabled": true},
 			"x509": object{"clientCAFile": dir + "/ca.crt"}},
 		"authorization": object{"mode": "Webhook"},
-		"clusterDNS":    []string{c.settings.host().String()}, "clusterDomain": clusterDomain, "resolvConf": "/etc/resolv.conf",
+		// Of the cluster's authority, as metrics-server checks it.
+		"tlsCertFile": dir + "/kubelet.crt", "tlsPrivateKeyFile": dir + "/kubelet.key",
+		"clusterDNS": []string{c.settings.host().String()}, "clusterDomain": clusterDomain, "resolvConf": "/etc/resolv.conf",
 		"maxPods":      nodePods,
 		"cgroupDriver": "cgroupfs", "failCgroupV1": false, "failSwapOn": false, "oomScoreAdj": 0,
 		"volumePluginDir": "/var/lib/kubelet/volume-plugins",

@@ -42,6 +42,7 @@ func (c certificates) make(s settings) error {
 	}
 	host := net.IP(s.host().AsSlice())
 	local := net.IPv4(127, 0, 0, 1)
+	_, node, _, _ := s.nodeAddresses()
 	subjects := map[string][]subject{
 		"ca": {
 			{name: "apiserver", cn: "kube-apiserver", server: true, ips: []net.IP{host, local, net.ParseIP(serviceIP)},
@@ -51,7 +52,11 @@ func (c certificates) make(s settings) error {
 			{name: "controller-manager", cn: "system:kube-controller-manager"},
 			{name: "scheduler", cn: "system:kube-scheduler"},
 			{name: "coredns", cn: "system:coredns"},
+			{name: MetricsServer, cn: "system:metrics-server"},
+			{name: MetricsServer + "-serving", cn: MetricsServer, server: true, ips: []net.IP{host}, dns: []string{"metrics-server.kube-system.svc"}},
 			{name: OrdinaryNode, cn: "system:node:" + OrdinaryNode, groups: []string{"system:nodes"}},
+			{name: OrdinaryNode + "-serving", cn: "system:node:" + OrdinaryNode, groups: []string{"system:nodes"}, server: true,
+				ips: []net.IP{node.AsSlice()}, dns: []string{OrdinaryNode}},
 			{name: "kube-proxy", cn: "system:kube-proxy"},
 		},
 		"front-proxy-ca": {{name: "front-proxy-client", cn: "front-proxy-client"}},

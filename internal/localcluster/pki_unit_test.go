@@ -34,6 +34,9 @@ func TestCertificates(t *testing.T) {
 		"controller-manager":       {"ca", "system:kube-controller-manager", x509.ExtKeyUsageClientAuth, nil},
 		"scheduler":                {"ca", "system:kube-scheduler", x509.ExtKeyUsageClientAuth, nil},
 		"coredns":                  {"ca", "system:coredns", x509.ExtKeyUsageClientAuth, nil},
+		"metrics-server":           {"ca", "system:metrics-server", x509.ExtKeyUsageClientAuth, nil},
+		"metrics-server-serving":   {"ca", "metrics-server", x509.ExtKeyUsageServerAuth, nil},
+		"node-0-serving":           {"ca", "system:node:node-0", x509.ExtKeyUsageServerAuth, []string{"system:nodes"}},
 		"front-proxy-client":       {"front-proxy-ca", "front-proxy-client", x509.ExtKeyUsageClientAuth, nil},
 	} {
 		pair, err := tls.LoadX509KeyPair(c.path(file+".crt"), c.path(file+".key"))
