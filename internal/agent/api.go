@@ -29,7 +29,16 @@ func (a *Agent) handler(doc userdata.Document, toKubelet http.Handler) http.Hand
 		a.PowerOff("Kip asked for it")
 	})
 	// The kubelet sends logs too, but a line at a time.
-	mux.Handle("GET /kip/v1/podlogs/", http.StripPrefix("/kip/v1/podlogs", http.FileServer(http.Dir(a.PodLogDir))))
+	logs := newPodLogs(a.PodLogDir)
+	mux.Handle("GET /kip/v1/podlogs/", http.StripPrefix("/kip/v1/podlogs", logs))
+	// The pod is about to end, and its kubelet will remove what it wrote.
+	mux.HandleFunc("POST /kip/v1/podlogs/hold", func(w http.ResponseWriter, _ *http.Request) {
+		if err := logs.hold(); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	mux.Handle("/kubelet/", http.StripPrefix("/kubelet", toKubelet))
 	return mux
 }

@@ -101,6 +101,59 @@ func TestPodLogs(t *testing.T) {
 	}
 }
 
+// A log that is held outlives its file, and goes on.
+func TestPodLogsAreHeld(t *testing.T) {
+	a, server := newTestAPI(t, http.NotFoundHandler())
+	dir := filepath.Join(a.PodLogDir, "ns_pod_uid", "c")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "0.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	write := func(text string) {
+		if _, err := log.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := func(run string) string {
+		resp, err := http.Get(server.URL + "/kip/v1/podlogs/ns_pod_uid/c/" + run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return fmt.Sprintf("%d %s", resp.StatusCode, text)
+	}
+	write("before\n")
+	for range 2 { // Kip may repeat it
+		resp, err := http.Post(server.URL+"/kip/v1/podlogs/hold", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("holding: %s", resp.Status)
+		}
+	}
+	write("after\n")
+	if got := get("0.log"); got != "200 before\nafter\n" {
+		t.Errorf("while it is there: %q", got)
+	}
+	if err := os.RemoveAll(filepath.Join(a.PodLogDir, "ns_pod_uid")); err != nil {
+		t.Fatal(err)
+	}
+	write("at the end\n")
+	if got := get("0.log"); got != "200 before\nafter\nat the end\n" {
+		t.Errorf("when it was removed: %q", got)
+	}
+	if got := get("1.log"); got != "404 404 page not found\n" {
+		t.Errorf("a log that was not there: %q", got)
+	}
+}
+
 func TestKubeletIsDown(t *testing.T) {
 	authority, err := localapi.NewAuthority()
 	if err != nil {

@@ -173,6 +173,9 @@ func (p *Provider) interrupt(ctx context.Context, pod *corev1.Pod, cell, next *v
 		return reconcile.Result{RequeueAfter: imagesRecheck}, err
 	}
 	if left := p.stopTime(pod, cell).Add(killSlack).Sub(p.Clock.Now()); left > 0 {
+		if !p.holdLogs(ctx, pod, cell) {
+			left = min(left, keepRetry)
+		}
 		return reconcile.Result{RequeueAfter: left}, nil
 	}
 	p.unresponsive(pod, cell)

@@ -286,6 +286,49 @@ func TestInterruptedPodThatMayNotRunAgain(t *testing.T) {
 	}
 }
 
+// TestLogsOfAStoppedPodAreHeld: the kubelet removes them with the pod, and they
+// are all that is left of one that does not run again.
+func TestLogsOfAStoppedPodAreHeld(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason  string
+		policy  corev1.RestartPolicy
+		answers []int // of the agent; the last one stands
+		want    int   // times that it is asked
+	}{
+		"never":      {"it is asked once", corev1.RestartPolicyNever, []int{204}, 1},
+		"runs again": {"nobody reads what it wrote before", corev1.RestartPolicyAlways, []int{204}, 0},
+		"fails":      {"it is asked again", corev1.RestartPolicyNever, []int{0, 500, 204}, 3},
+		"older":      {"an agent that does not know how is not asked for ever", corev1.RestartPolicyNever, []int{404}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.running(policy(tc.policy))
+			w.kubelet.asked = nil
+			answers := tc.answers
+			w.kubelet.answer = func(string) (int, string) {
+				code := answers[0]
+				answers = answers[min(1, len(answers)-1):]
+				return code, ""
+			}
+			w.interrupt(2 * time.Minute)
+			for range 5 {
+				if r := w.must(); len(answers) > 1 && r.RequeueAfter > keepRetry {
+					t.Errorf("%s: next time after %s", tc.reason, r.RequeueAfter)
+				}
+			}
+			asked := 0
+			for _, path := range w.kubelet.asked {
+				if path == "/kip/v1/podlogs/hold" {
+					asked++
+				}
+			}
+			if asked != tc.want {
+				t.Errorf("%s: asked %d times, want %d", tc.reason, asked, tc.want)
+			}
+		})
+	}
+}
+
 // TestInterruptionIsOnRecord before it is acknowledged, and once.
 func TestInterruptionIsOnRecord(t *testing.T) {
 	w := newWorld(t)

@@ -22,6 +22,9 @@ const (
 	keepTimeout = 60 * time.Second
 	keepAttempt = 20 * time.Second
 
+	// holdTimeout bounds one attempt to have a cell hold logs.
+	holdTimeout = 5 * time.Second
+
 	// keepRetry is the wait after a failed attempt.
 	keepRetry = time.Second
 
@@ -86,6 +89,49 @@ func (p *Provider) keepLogs(ctx context.Context, pod *corev1.Pod, cell *v1beta1.
 	p.Recorder.Eventf(pod, corev1.EventTypeWarning, "LogsLost",
 		"the logs of the ended pod could not be fetched from cell %s within %s: %v", cell.Name, keepTimeout, err)
 	return true
+}
+
+// holdLogs has the agent hold on to the logs of a pod that is being stopped for
+// good: its kubelet takes it for deleted and removes them with the containers,
+// often before they are kept. It returns false when it should be called again.
+func (p *Provider) holdLogs(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) (done bool) {
+	if p.known(pod.UID).held || runsAgain(pod, p.newestStatus(pod)) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, holdTimeout)
+	defer cancel()
+	if err := p.askToHold(ctx, cell.Name); err != nil {
+		p.Log.Warn("having the cell hold its pod's logs", "pod", pod.Namespace+"/"+pod.Name, "cell", cell.Name, "err", err)
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.record(pod.UID).held = true
+	return true
+}
+
+func (p *Provider) askToHold(ctx context.Context, cell string) error {
+	transport, err := p.Transport(cell)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+cell+"/kip/v1/podlogs/hold", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	switch {
+	case resp.StatusCode/100 == 2:
+	case resp.StatusCode == http.StatusNotFound, resp.StatusCode == http.StatusMethodNotAllowed:
+		// An older agent, which does not know how. That is no fault.
+	default:
+		return fmt.Errorf("the agent answered %s", resp.Status)
+	}
+	return nil
 }
 
 // logSources are the logs of every container that ran. Only names that the

@@ -111,6 +111,8 @@ type podRecord struct {
 	refused string
 	// attempt is the number of the next cell.
 	attempt int32
+	// held: the logs of the pod, which is being stopped for good, are held.
+	held bool
 	// finished is when the pod's end was first seen with its cell still there.
 	finished time.Time
 }

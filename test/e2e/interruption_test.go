@@ -127,6 +127,9 @@ func TestInterruptedForGood(t *testing.T) {
 	if text := logs(); !strings.Contains(text, "cleaned up") {
 		t.Errorf("the pod was not ended in order: %q", text)
 	}
+	if text := s.kubectl("logs", "once"); !strings.Contains(text, "cleaned up") {
+		t.Errorf("of what it wrote is left: %q", text)
+	}
 }
 
 // Eight spot instances are taken at once under a Deployment: every pod ends in
