@@ -21,7 +21,8 @@
 //     If the image has no /usr, the host's is there, read-only, with /etc/alternatives, and an image's /sbin (bin, lib)
 //     lies over the host's. No other path of the host is visible.
 //   - /proc, /sys and /dev are its own. /dev holds the usual harmless devices, kmsg, fuse and net/tun. Block devices
-//     cannot be opened.
+//     cannot be opened. /proc and /sys are there a second time, in /run/uncovered, for root alone: the kernel wants a
+//     user namespace to see them whole somewhere before it may mount them.
 //   - Each cgroup hierarchy is mounted anew inside the cgroup namespace: the machine is its root, on version 1 and
 //     version 2 alike. On version 2 init starts in the child cgroup "init", because a cgroup that has processes cannot
 //     have children with controllers.

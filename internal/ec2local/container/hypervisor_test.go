@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +127,19 @@ func TestMachineView(t *testing.T) {
 	}
 	if _, err := ask(m, "/read", url.Values{"path": {"/sbin/ip"}}); err != nil {
 		t.Errorf("the host's programs are not in /sbin beside the image's init: %v", err)
+	}
+}
+
+// A runtime makes a pod with hostUsers: false so: a user namespace that mounts
+// its own /proc and /sys, though parts of the machine's are covered.
+func TestUserNamespace(t *testing.T) {
+	w := newWorld(t)
+	m := w.start(t, 1)
+	out, err := exec.Command("nsenter", "--all", "--target", strconv.Itoa(w.process(t, m)), "unshare",
+		"--user", "--map-root-user", "--mount", "--pid", "--net", "--fork",
+		"sh", "-ec", "mount -t proc proc /proc; mount -t sysfs -o ro sysfs /sys; ls /proc/1/exe /sys/class/net/lo/mtu").CombinedOutput()
+	if err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

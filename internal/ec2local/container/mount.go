@@ -61,7 +61,7 @@ func mountAll(p plan) error {
 			return err
 		}
 	}
-	steps := []func(plan) error{mountKernel, mountDev, mountRun, mountCgroups, hideKernelFiles}
+	steps := []func(plan) error{mountKernel, mountDev, mountRun, mountUncovered, mountCgroups, hideKernelFiles}
 	for _, step := range steps {
 		if err := step(p); err != nil {
 			return err
@@ -121,6 +121,26 @@ func mountDev(p plan) error {
 // mountRun makes /run empty at each start.
 func mountRun(p plan) error {
 	return mount("tmpfs", filepath.Join(p.Root, "run"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+}
+
+// mountUncovered mounts /proc and /sys a second time, aside, with nothing over them. Of a user namespace, such as that of
+// a pod with hostUsers: false, the kernel wants that it sees them whole before it lets it mount its own.
+func mountUncovered(p plan) error {
+	dir := filepath.Join(p.Root, "run/uncovered")
+	if err := os.Mkdir(dir, 0o700); err != nil { // root alone finds what is hidden in /proc
+		return err
+	}
+	const safe = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	for name, kind := range map[string]string{"proc": "proc", "sys": "sysfs"} {
+		at := filepath.Join(dir, name)
+		if err := os.Mkdir(at, 0o700); err != nil {
+			return err
+		}
+		if err := mount(kind, at, kind, safe, ""); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountCgroups mounts the hierarchies of the host anew: inside the cgroup namespace their root is the machine's cgroup.
