@@ -17,9 +17,8 @@ const (
 //
 // A pod is only concluded when not one of its containers runs or may run again:
 // one whose containers are killed, of which sidecars outlive the others, or that
-// never got beyond an init container is the kubelet's to end. Nor one that it
-// may have evicted: the status then looks as if all had ended by themselves,
-// until the kubelet says at the very last that the pod failed.
+// never got beyond an init container is the kubelet's to end. So is one that it
+// may have evicted: why, it says only with the phase.
 func conclude(pod *corev1.Pod, status *corev1.PodStatus) {
 	if status.Phase != corev1.PodRunning || pod.DeletionTimestamp != nil || mayBeEvicted(pod, status) {
 		return

@@ -71,6 +71,9 @@ spec:
 	unsafe := newPod("unsafe-sysctl", shell("main", forever))
 	unsafe.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "kernel.msgmax", Value: "65536"}}}
 	s.create(unsafe)
+	mapped := newPod("mapped", shell("main", forever))
+	mapped.Spec.HostUsers = ptr.To(false)
+	s.create(mapped)
 	nonRoot := newPod("non-root", shell("main", forever))
 	nonRoot.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true)}
 	s.create(nonRoot)
@@ -104,6 +107,10 @@ spec:
 		}
 		return errors.New(conditions(p))
 	})
+	s.awaitReady("mapped")
+	if got := strings.Fields(s.kubectl("exec", "mapped", "--", "cat", "/proc/self/uid_map")); len(got) != 3 || got[0] != "0" || got[1] == "0" || got[2] != "65536" {
+		t.Errorf("hostUsers: false: the map of users is %q", got)
+	}
 }
 
 // The host of a pod is its cell: its network, processes, memory and ports.

@@ -256,3 +256,29 @@ func TestUnsupportedVolumes(t *testing.T) {
 		}
 	}
 }
+
+// A pod that fills more of its cell's disk than it may is evicted, and says so.
+// The kubelet measures volumes once a minute only.
+func TestStorageLimits(t *testing.T) {
+	t.Parallel()
+	s := newSpace(t)
+	dir := newPod("dir", shell("main", "head -c 30000000 /dev/zero >/disk/file; exec sleep 1000"))
+	dir.Spec.Volumes = []corev1.Volume{{Name: "disk", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: quantity("10Mi")}}}}
+	dir.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "disk", MountPath: "/disk"}}
+	s.create(dir)
+	layer := newPod("layer", shell("main", "head -c 30000000 /dev/zero >/file; exec sleep 1000"))
+	layer.Spec.Containers[0].Resources.Limits = corev1.ResourceList{corev1.ResourceEphemeralStorage: *quantity("10Mi")}
+	s.create(layer)
+	for name, says := range map[string]string{"dir": `EmptyDir volume "disk" exceeds the limit "10Mi"`, "layer": `exceeds the total limit of containers 10Mi`} {
+		var pod *corev1.Pod
+		s.within(3*patience, name+" has ended", func(ctx context.Context) (err error) {
+			if pod, err = s.pod(ctx, name); err != nil {
+				return err
+			}
+			return hasEnded(pod)
+		})
+		if pod.Status.Phase != corev1.PodFailed || pod.Status.Reason != "Evicted" || !strings.Contains(pod.Status.Message, says) {
+			t.Errorf("%s is %s, reason %s: %s", name, pod.Status.Phase, pod.Status.Reason, pod.Status.Message)
+		}
+	}
+}
