@@ -17,6 +17,7 @@ import (
 	"github.com/elotl/kip/v2/internal/agent/kubelet"
 	"github.com/elotl/kip/v2/internal/agent/localapi"
 	"github.com/elotl/kip/v2/internal/agent/machine"
+	"github.com/elotl/kip/v2/internal/agent/networkpolicy"
 	"github.com/elotl/kip/v2/internal/agent/process"
 	"github.com/elotl/kip/v2/internal/agent/status"
 	"github.com/elotl/kip/v2/internal/tunnel"
@@ -68,6 +69,7 @@ type Agent struct {
 	once     sync.Once
 
 	interruptions *interruptions
+	networkPolicy *networkpolicy.Policy
 
 	// kubeletUp is closed by the kubelet's first request: the part of its start
 	// that keeps the processors busy is over then.
@@ -90,6 +92,7 @@ func New(c Config) *Agent {
 		powerOff:      make(chan struct{}),
 		kubeletUp:     make(chan struct{}),
 		interruptions: newInterruptions(metadata, c.Logger),
+		networkPolicy: networkpolicy.New(networkpolicy.File, c.Logger),
 		services:      map[string]*process.Service{},
 	}
 }
@@ -187,6 +190,10 @@ func (a *Agent) run(ctx context.Context) error {
 	})
 	group.run("pod metrics", func(ctx context.Context) error {
 		newPodMetrics(toKubelet, server.Gateway(), a.Logger).report(ctx)
+		return nil
+	})
+	group.run("network policy", func(ctx context.Context) error {
+		a.networkPolicy.Keep(ctx)
 		return nil
 	})
 	group.run("enrolment", func(ctx context.Context) error {

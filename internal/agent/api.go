@@ -14,6 +14,7 @@ import (
 	"github.com/elotl/kip/v2/internal/agent/localapi"
 	"github.com/elotl/kip/v2/internal/agent/process"
 	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/networkpolicy/rules"
 	"github.com/elotl/kip/v2/internal/userdata"
 )
 
@@ -28,6 +29,7 @@ func (a *Agent) handler(doc userdata.Document, toKubelet http.Handler) http.Hand
 		w.WriteHeader(http.StatusAccepted)
 		a.PowerOff("Kip asked for it")
 	})
+	mux.Handle("PUT "+rules.Path, a.networkPolicy)
 	// The kubelet sends logs too, but a line at a time.
 	logs := newPodLogs(a.PodLogDir)
 	mux.Handle("GET /kip/v1/podlogs/", http.StripPrefix("/kip/v1/podlogs", logs))

@@ -42,6 +42,7 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
+	"github.com/elotl/kip/v2/internal/networkpolicy/rules"
 	"github.com/elotl/kip/v2/internal/pki"
 	"github.com/elotl/kip/v2/internal/tunnel"
 	"github.com/elotl/kip/v2/internal/userdata"
@@ -100,6 +101,12 @@ func TestBoot(t *testing.T) {
 	kip.mu.Unlock()
 	t.Logf("power on to Ready: %s", time.Since(start).Round(time.Millisecond))
 
+	pod := net.JoinHostPort(b.spec.NIC.SecondaryIPs[0].String(), "8080")
+	if conn, err := net.DialTimeout("tcp", pod, 300*time.Millisecond); err == nil {
+		_ = conn.Close()
+		t.Error("the pod can be reached before Kip has said what its network policy is")
+	}
+	b.open(t)
 	first := b.askPod(t)
 	if want := "pod " + b.spec.NIC.SecondaryIPs[0].String(); !strings.HasPrefix(first, want) {
 		t.Errorf("the pod answers %q, want %q first: its own address", first, want)
@@ -358,6 +365,27 @@ func (b *boot) agent(t *testing.T, method, path string, want int) string {
 		t.Fatalf("%s %s: status %d, %s, %v", method, path, resp.StatusCode, body, err)
 	}
 	return string(body)
+}
+
+// open tells the agent that no NetworkPolicy is about the pod.
+func (b *boot) open(t *testing.T) {
+	t.Helper()
+	body, err := json.Marshal(rules.Update{Revision: "1", Rules: &rules.Rules{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, "https://"+cellName+rules.Path, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := b.transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if said, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusNoContent {
+		t.Fatalf("the agent does not take the network policy: status %d, %s", resp.StatusCode, said)
+	}
 }
 
 func (b *boot) status(t *testing.T) (s status.Status) {

@@ -10,7 +10,8 @@
 // and enrols it. Nothing here knows pods; that is the kubelet's.
 //
 // The packages below do one thing each and know nothing of each other: imds
-// (who am I), machine (PID 1's duties), network, containerd and kubelet (files
-// and command lines), process (children), localapi (the kubelet's API server),
-// status (what the agent says about itself).
+// (who am I), machine (PID 1's duties), network, networkpolicy (what the pod may
+// connect to), containerd and kubelet (files and command lines), process
+// (children), localapi (the kubelet's API server), status (what the agent says
+// about itself).
 package agent

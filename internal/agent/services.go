@@ -127,6 +127,10 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 		Interface: name, MTU: mtu, HostPorts: filter,
 		Primary: instance.Primary, Pod: instance.Pod, Subnet: instance.Subnet,
 	}
+	// Before anything is forwarded: what the policies allow is not known yet.
+	if err := a.networkPolicy.Begin(name); err != nil {
+		return node, err
+	}
 	if err := pod.Forward(); err != nil {
 		return node, err
 	}

@@ -45,6 +45,7 @@ import (
 	"github.com/elotl/kip/v2/internal/gateway"
 	"github.com/elotl/kip/v2/internal/instancetype"
 	"github.com/elotl/kip/v2/internal/kubeletapi"
+	"github.com/elotl/kip/v2/internal/networkpolicy"
 	"github.com/elotl/kip/v2/internal/pki"
 	"github.com/elotl/kip/v2/internal/platforms"
 	"github.com/elotl/kip/v2/internal/podlogs"
@@ -172,9 +173,20 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	}
 	clientCertificate := pki.NewClient(ca, time.Now)
 	dialer := tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: clientCertificate.Certificate, Roots: ca.Roots(), Logger: log})
+	policies, err := networkpolicy.New(networkpolicy.Config{
+		NodeName: o.NodeName, Client: mgr.GetClient(), Kube: kube, Transport: transport,
+		Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := policies.SetupWithManager(mgr); err != nil {
+		return err
+	}
 	connections, err = connection.New(connection.Config{
 		NodeName: o.NodeName, Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Dialer: dialer, Authority: ca, Gateway: cells.ForCell,
-		Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
+		OnConnect: policies.Connected,
+		Events:    eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {
 		return err

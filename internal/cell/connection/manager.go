@@ -35,7 +35,8 @@ type Dialer interface {
 
 var _ Dialer = (*tunnel.Dialer)(nil)
 
-// Config is what a Manager needs from outside. All but Address is required.
+// Config is what a Manager needs from outside. All but Address and OnConnect are
+// required.
 type Config struct {
 	// NodeName is the virtual node whose cells to connect to.
 	NodeName string
@@ -54,6 +55,10 @@ type Config struct {
 	// Address is where a cell's agent listens, empty if that is not known yet;
 	// nil means the instance's primary address and tunnel.Port.
 	Address func(*v1beta1.Cell) string
+
+	// OnConnect, if set, is called when a cell is connected, anew or again, and
+	// must not wait.
+	OnConnect func(cell string)
 
 	Clock   clock.Clock
 	Events  record.EventRecorder
@@ -81,7 +86,7 @@ func New(cfg Config) (*Manager, error) {
 	switch {
 	case cfg.Client == nil, cfg.Live == nil, cfg.Authority == nil, cfg.Dialer == nil, cfg.Gateway == nil,
 		cfg.Clock == nil, cfg.Events == nil, cfg.Metrics == nil, cfg.Logger == nil:
-		return nil, errors.New("connection: every field of Config but Address must be set")
+		return nil, errors.New("connection: every field of Config but Address and OnConnect must be set")
 	case cfg.NodeName == "":
 		return nil, errors.New("connection: node name is empty")
 	}

@@ -172,6 +172,9 @@ func (s *session) setConnected(certificate *x509.Certificate) {
 		s.m.metrics.connects.Observe(took.Seconds())
 	}
 	s.log.Info("cell connected", "addr", s.addr, "after", took)
+	if f := s.m.cfg.OnConnect; f != nil {
+		f(s.cell)
+	}
 }
 
 func (s *session) setLost() {
