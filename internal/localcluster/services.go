@@ -183,6 +183,11 @@ kubelet:
   clusterDomain: {{.Domain}}
 cells:
   bootImageSpec: {owners: self, filters: "name={{.Image}}*"}
+{{- if .MayBeEmulated}}
+  # A processor that another one imitates is slow, not dead.
+  bootTimeout: 20m
+  healthcheck: {status: {healthyTimeout: 600}}
+{{- end}}
   privateIPOnly: true
   defaultVolumeSize: 10Gi
   registryMirrors:
@@ -196,7 +201,7 @@ cells:
 func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
 		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
-		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(),
+		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(), "MayBeEmulated": c.Cells == CellsVM,
 	})
 }
 

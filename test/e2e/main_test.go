@@ -60,6 +60,9 @@ func run(m *testing.M) (code int) {
 		// make test-vm has virtual machines instead of sandboxes.
 		Cells: localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
 	}
+	if cfg.Cells == localcluster.CellsVM {
+		patience = 10 * time.Minute
+	}
 	if keep {
 		cfg.Name, cfg.Dir = "e2e", filepath.Join(root, ".cache", "e2e")
 	} else if cfg.Dir, err = os.MkdirTemp(filepath.Join(root, ".cache"), "e2e-"); err != nil {

@@ -19,7 +19,8 @@ import (
 )
 
 // patience is how long is waited for what takes seconds on an idle machine.
-const patience = 90 * time.Second
+// Virtual machines that are emulated take minutes.
+var patience = 90 * time.Second
 
 // space is a test's own namespace.
 type space struct {
