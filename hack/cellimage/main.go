@@ -15,7 +15,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,15 +24,15 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
-	log.SetPrefix("cellimage: ")
 	out := flag.String("o", ".cache/cell-image", "directory to put the image in")
 	mirror := flag.String("mirror", "http://deb.debian.org", "Debian's mirror, with debian and debian-security below it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := build(ctx, *out, *mirror); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "cellimage:", err)
+		stop()
+		os.Exit(1)
 	}
 }
 
@@ -90,7 +89,7 @@ func build(ctx context.Context, out, mirror string) error {
 			return err
 		}
 	}
-	log.Printf("%s: Linux %s", out, kernel)
+	fmt.Printf("%s: Linux %s\n", out, kernel)
 	return nil
 }
 

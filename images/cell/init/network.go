@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -68,7 +69,7 @@ func ethernet() (netlink.Link, error) {
 			return l, nil
 		}
 	}
-	return nil, fmt.Errorf("there is no network card")
+	return nil, errors.New("there is no network card")
 }
 
 func configure(link netlink.Link, ack *dhcpv4.DHCPv4) (lease, error) {
@@ -82,13 +83,12 @@ func configure(link netlink.Link, ack *dhcpv4.DHCPv4) (lease, error) {
 			return lease{}, fmt.Errorf("setting the MTU: %w", err)
 		}
 	}
-	for _, router := range ack.Router() {
+	if routers := ack.Router(); len(routers) > 0 {
 		everywhere := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
-		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: everywhere, Gw: router}
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: everywhere, Gw: routers[0]}
 		if err := netlink.RouteReplace(route); err != nil {
 			return lease{}, fmt.Errorf("setting the default route: %w", err)
 		}
-		break
 	}
 	return lease{hostname: ack.HostName(), domain: ack.DomainName(), nameservers: ack.DNS()}, nil
 }

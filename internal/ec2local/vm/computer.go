@@ -2,9 +2,7 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -34,10 +32,7 @@ const (
 )
 
 // IsImage says whether a directory is an image of a virtual machine.
-func IsImage(dir string) bool {
-	_, err := os.Stat(filepath.Join(dir, imageDisk))
-	return err == nil
-}
+func IsImage(dir string) bool { return exists(filepath.Join(dir, imageDisk)) }
 
 // computer returns the arguments that make QEMU the machine's computer.
 func (h *Hypervisor) computer(ctx context.Context, m machine.Spec) ([]string, error) {
@@ -87,7 +82,7 @@ func quote(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 // bootArguments say what is booted: the image's kernel, or whatever is on the disk.
 func bootArguments(image string) ([]string, error) {
 	kernel := filepath.Join(image, imageKernel)
-	if _, err := os.Stat(kernel); errors.Is(err, fs.ErrNotExist) {
+	if !exists(kernel) {
 		return nil, nil
 	}
 	cmdline, err := os.ReadFile(filepath.Join(image, imageCmdline))

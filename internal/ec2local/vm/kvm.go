@@ -15,11 +15,9 @@ const kvmPatience = 8 * time.Second
 
 // tryKVM boots a kernel without a root file system. It is expected to panic, and the machine to end with it.
 func tryKVM(ctx context.Context, kernel string) (bool, error) {
-	if _, err := os.Stat("/dev/kvm"); err != nil {
+	// Without a kernel there is nothing to try it with: what is on the disk may be anything.
+	if !exists("/dev/kvm") || !exists(kernel) {
 		return false, nil
-	}
-	if _, err := os.Stat(kernel); err != nil {
-		return false, nil // nothing to try it with, and what is on the disk may be anything
 	}
 	path, err := exec.LookPath(emulator)
 	if err != nil {
@@ -33,4 +31,9 @@ func tryKVM(ctx context.Context, kernel string) (bool, error) {
 		return false, ctx.Err()
 	}
 	return err == nil && bytes.Contains(out, []byte("Kernel panic")), nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

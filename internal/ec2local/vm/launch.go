@@ -25,7 +25,7 @@ func (h *Hypervisor) socket(id string) string { return filepath.Join(h.keeper.Di
 
 // makeDisk makes the machine's disk, unless it has one: a machine that was powered off keeps its disk.
 func (h *Hypervisor) makeDisk(ctx context.Context, m machine.Spec) error {
-	if _, err := os.Stat(h.disk(m.ID)); err == nil {
+	if exists(h.disk(m.ID)) {
 		return nil
 	}
 	image := filepath.Join(m.Image, imageDisk)
