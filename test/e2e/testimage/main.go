@@ -24,7 +24,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 )
 
-const usage = `usage: testimage serve [-state DIR] | print BYTES | get [-n TIMES] URL | ask ADDRESS | lookup KIND NAME
+const usage = `usage: testimage serve [-state DIR] | print BYTES | get [-n TIMES] URL | ask ADDRESS | lookup KIND NAME |
+        peer [ADDRESS:PORT] | probe
 
 serve   answers health checks: http on 8080, tcp on 9090, grpc on 9091; each is
         healthy when the file http, tcp or grpc exists in DIR. Answers with its
@@ -35,7 +36,9 @@ get     prints the answer to a request, each time on a connection of its own; wi
         the pod's own service account, if it is for HTTPS
 ask     sends a UDP packet and prints the answer
 lookup  asks the resolver for addresses (host), a canonical name (cname), SRV
-        records (srv) or the names of an address (addr), one a line in order`
+        records (srv) or the names of an address (addr), one a line in order
+peer    sends back what it gets, over TCP, UDP and SCTP
+probe   tries connections that it is told of on its standard input`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -87,6 +90,10 @@ func run(args []string) error {
 			return errors.New(usage)
 		}
 		return lookup(args[1], args[2])
+	case "peer":
+		return peer(args[1:])
+	case "probe":
+		return probe()
 	}
 	return errors.New(usage)
 }
