@@ -3,6 +3,7 @@ package ociimage
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,6 +81,44 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 	if err := validateManifest(image); err != nil {
 		t.Error(err)
+	}
+}
+
+// Without compression the layer is the tar file itself, by the same digest.
+func TestBuildUncompressed(t *testing.T) {
+	image, err := Build(Spec{
+		Files: map[string]string{"/bin/su": program(t, "su"), "/bin/ls": program(t, "ls")}, SetUserID: []string{"/bin/su"}, Uncompressed: true,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validateManifest(image); err != nil {
+		t.Error(err)
+	}
+	layers, err := image.Layers()
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("%v, %v", layers, err)
+	}
+	digest, digestErr := layers[0].Digest()
+	diffID, diffErr := layers[0].DiffID()
+	if err := errors.Join(digestErr, diffErr); err != nil || digest != diffID {
+		t.Errorf("digest %s, of what is in it %s, %v", digest, diffID, err)
+	}
+	content, err := layers[0].Compressed() // as it is pushed
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Close()
+	modes := map[string]int64{}
+	for r := tar.NewReader(content); ; {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		modes[h.Name] = h.Mode
+	}
+	if want := map[string]int64{"tmp/": 0o1777, "bin/": 0o755, "bin/ls": 0o755, "bin/su": 0o4755}; cmp.Diff(want, modes) != "" {
+		t.Error(cmp.Diff(want, modes))
 	}
 }
 
