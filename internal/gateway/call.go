@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -32,6 +33,8 @@ type call struct {
 	// by is how the request is counted if it goes well: the rule's word,
 	// unless the handler knows better.
 	by decision
+	// filter sees what the API server answers on its way to the cell; may be nil.
+	filter func(io.Reader) io.Reader
 }
 
 // outcome is what became of a request, for the log and the metrics.

@@ -48,6 +48,8 @@ type cellState struct {
 	csiNode *storagev1.CSINode
 	// events are the names of the events that this cell made, oldest first.
 	events []eventKey
+	// missing is what was told not to be there.
+	missing map[Missing]bool
 	// streams are the proxied watches that end with the pod.
 	streams map[*context.CancelFunc]struct{}
 }
@@ -65,6 +67,7 @@ func newCellState(g *Gateway, name string) *cellState {
 			// The API server would have made it about now.
 			created: g.clock.Now(),
 		},
+		missing: map[Missing]bool{},
 		streams: map[*context.CancelFunc]struct{}{},
 	}
 }

@@ -115,6 +115,9 @@ type Config struct {
 	Upstream *rest.Config
 	// Client reads, as Kip itself, the resources that all cells share.
 	Client kubernetes.Interface
+	// Missing is told, once for each object, that what a cell's pod refers to is
+	// not there. It must not block; nil means that nobody wants to know.
+	Missing func(pod *corev1.Pod, m Missing)
 	// Clock tells the time; nil is the real one.
 	Clock clock.WithTicker
 	// Metrics is where the gateway's metrics are registered.
@@ -129,6 +132,7 @@ type Gateway struct {
 	sink       Sink
 	registries Registries
 	podMetrics PodMetrics
+	missing    func(*corev1.Pod, Missing)
 	upstream   *upstream
 	clock      clock.WithTicker
 	metrics    *metrics
@@ -154,6 +158,7 @@ func New(config Config) (*Gateway, error) {
 		sink:       config.Sink,
 		registries: config.Registries,
 		podMetrics: config.PodMetrics,
+		missing:    config.Missing,
 		clock:      config.Clock,
 		log:        config.Log,
 		refusals:   rate.NewLimiter(rate.Every(time.Second), 20),

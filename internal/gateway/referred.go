@@ -44,6 +44,7 @@ func (c *call) forwardSelected(allowed func(name string) error) error {
 		return err
 	}
 	request := upstreamRequest{method: http.MethodGet, path: c.req.path(), query: c.req.upstreamQuery(name)}
+	c.filter = c.noteMissing
 	if c.req.verb == "watch" {
 		return c.forwardWatch(request)
 	}

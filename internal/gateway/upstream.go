@@ -178,13 +178,17 @@ func (c *call) passOn(resp *http.Response, streaming bool) error {
 		c.w.Header().Set("Retry-After", after)
 	}
 	c.w.WriteHeader(resp.StatusCode)
+	body := io.Reader(resp.Body)
+	if c.filter != nil && resp.StatusCode == http.StatusOK {
+		body = c.filter(body)
+	}
 	if !streaming {
-		if _, err := io.Copy(c.w, resp.Body); err != nil {
+		if _, err := io.Copy(c.w, body); err != nil {
 			return fmt.Errorf("passing on the API server's answer: %w", err)
 		}
 		return nil
 	}
-	c.stream(resp.Body)
+	c.stream(body)
 	return nil
 }
 

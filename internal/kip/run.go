@@ -166,7 +166,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	cells, err := gateway.New(gateway.Config{
-		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
+		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, Missing: pods.Missing, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err

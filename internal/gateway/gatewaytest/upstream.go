@@ -154,11 +154,25 @@ func (u *Upstream) list(w http.ResponseWriter, path string) {
 	})
 }
 
+// kindOf is the kind of the objects that a kubelet follows by name.
+func kindOf(path string) string {
+	if strings.Contains(path, "/secrets/") {
+		return "Secret"
+	}
+	return "ConfigMap"
+}
+
 func (u *Upstream) watch(w http.ResponseWriter, r *http.Request, path string) {
 	events := make(chan watchEvent, 100)
 	u.mu.Lock()
 	if object, ok := u.objects[path]; ok {
 		events <- watchEvent{"ADDED", object}
+	}
+	if r.URL.Query().Get("sendInitialEvents") == "true" {
+		events <- watchEvent{"BOOKMARK", &metav1.PartialObjectMetadata{
+			TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: kindOf(path)},
+			ObjectMeta: metav1.ObjectMeta{ResourceVersion: "7", Annotations: map[string]string{metav1.InitialEventsAnnotationKey: "true"}},
+		}}
 	}
 	u.watches[path] = append(u.watches[path], events)
 	u.mu.Unlock()
