@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image test test-unit test-e2e test-vm generate lint verify attack bench-start bench-overhead clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,12 @@ lint: tools-dev ## Check style and known mistakes
 verify: generate lint ## Check that what is generated is up to date, and lint
 	@stale=$$(git status --porcelain -- api kustomize/crd); \
 	if [ -n "$$stale" ]; then echo "Not committed after make generate:"; echo "$$stale"; exit 1; fi
+
+# How to run some of them, or what failed: docs/development.md.
+CONFORMANCE_FLAGS ?=
+
+conformance: deps-test tools tools-test build ## Run Kubernetes' tests of a node against Kip; an interrupted run goes on (docs/conformance.md)
+	CGO_ENABLED=0 go run ./hack/conformance $(CONFORMANCE_FLAGS)
 
 bench-start: deps tools build ## Measure how long pods take to start (docs/benchmarks)
 	CGO_ENABLED=0 go run ./test/bench start

@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // pods answers with all pods of the node.
@@ -16,6 +19,22 @@ func (s *Server) pods(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	answerJSON(w, pods)
+}
+
+// runningPods answers with the pods that have a running container and are not
+// being ended.
+func (s *Server) runningPods(w http.ResponseWriter, r *http.Request) {
+	pods, err := s.Config.Pods.Pods(r.Context())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	pods.Items = slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+		return p.DeletionTimestamp != nil || !slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool {
+			return c.State.Running != nil
+		})
+	})
 	answerJSON(w, pods)
 }
 

@@ -53,6 +53,7 @@ func TestNode(t *testing.T) {
 	}{
 		"/pods":          {`"name":"web"`, "get create pods"},
 		"/pods/":         {`"kind":"PodList"`, "get create pods"},
+		"/runningpods/":  {`"kind":"PodList"`, "get create"},
 		"/stats/summary": {`"nodeName":"only=false"`, "stats"},
 		"/stats/summary?only_cpu_and_memory=true": {`"nodeName":"only=true"`, "stats"},
 		"/metrics":                    {"kip_cells 1", "metrics"},
@@ -81,7 +82,7 @@ func TestNode(t *testing.T) {
 			t.Errorf("nodes/pods is good for %s", path)
 		}
 	}
-	for _, path := range []string{"/stats", "/stats/container", "/metrics/other", "/runningpods/", "/configz", "/debug/pprof/"} {
+	for _, path := range []string{"/stats", "/stats/container", "/metrics/other", "/runningpods/shop", "/configz", "/debug/pprof/"} {
 		if code, body := h.do(t, "GET", path, "create"); code == http.StatusOK {
 			t.Errorf("%s: %s", path, body)
 		}

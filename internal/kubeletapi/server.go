@@ -83,6 +83,7 @@ func New(cfg Config) *Server {
 	api := http.NewServeMux()
 	api.HandleFunc("GET /pods", s.pods)
 	api.HandleFunc("GET /pods/{$}", s.pods)
+	api.HandleFunc("GET /runningpods/{$}", s.runningPods)
 	api.HandleFunc("GET /stats/summary", s.summary)
 	api.HandleFunc("POST /stats/summary", s.summary) // as a kubelet's
 	api.Handle("GET /metrics", cfg.Process)

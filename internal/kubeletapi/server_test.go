@@ -538,6 +538,33 @@ func TestFollowersAreCounted(t *testing.T) {
 	}
 }
 
+func TestRunningPods(t *testing.T) {
+	running := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}}
+	waiting := corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}}}}
+	now := metav1.Now()
+	cases := map[string]struct {
+		reason string
+		pod    corev1.Pod
+		want   bool
+	}{
+		"Running": {"what it is asked for", corev1.Pod{Status: running}, true},
+		"Waiting": {"its image is pulled, or its secret is not there", corev1.Pod{Status: waiting}, false},
+		"Unknown": {"it has no instance yet", corev1.Pod{}, false},
+		"Deleted": {"it is being ended", corev1.Pod{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &now}, Status: running}, false},
+	}
+	for name, tc := range cases {
+		t.Run(name, func(t *testing.T) {
+			tc.pod.Name = "it"
+			h := newHarness(t)
+			h.pods["shop/it"] = &tc.pod
+			code, body := h.do(t, "GET", "/runningpods/", "get")
+			if code != 200 || !strings.Contains(body, `"kind":"PodList"`) || strings.Contains(body, `"name":"it"`) != tc.want {
+				t.Errorf("%s: %d %s", tc.reason, code, body)
+			}
+		})
+	}
+}
+
 func TestServe(t *testing.T) {
 	h := newHarness(t)
 	certified := httptest.NewUnstartedServer(nil)
