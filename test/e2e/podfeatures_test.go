@@ -277,8 +277,7 @@ func TestDebug(t *testing.T) {
 	s := newSpace(t)
 	s.start(newPod("patient", program("server", "serve", "-state", "/"), shell("other", forever)))
 	if out, code := s.tryKubectl("a word\n", "debug", "-i", "patient", "--image=busybox", "--image-pull-policy=IfNotPresent", "-c", "doctor", "--target=server", "--",
-		"sh", "-c", `read line; echo "heard $line"; cat /proc/1/comm; wget -qO- http://localhost:8080/hello`); code != 0 ||
-		!strings.Contains(out, "heard a word\ntestimage\nhello from patient\n") {
+		"sh", "-c", `read line; echo "heard $line"; cat /proc/1/comm; wget -qO- http://localhost:8080/hello`); code != 0 {
 		t.Errorf("kubectl debug --target ended with %d: %s", code, out)
 	}
 	pod := s.awaitPod("patient", "the ephemeral container has ended", func(p *corev1.Pod) error {
@@ -297,8 +296,10 @@ func TestDebug(t *testing.T) {
 			t.Errorf("%s restarted", c.Name)
 		}
 	}
-	if got := s.kubectl("logs", "patient", "-c", "doctor"); !strings.Contains(got, "heard a word") {
-		t.Errorf("its log is %q", got)
+	// What a container prints just before it ends may be too late for an
+	// attached kubectl, on any node; its log has it.
+	if got := s.kubectl("logs", "patient", "-c", "doctor"); got != "heard a word\ntestimage\nhello from patient\n" {
+		t.Errorf("it said %q", got)
 	}
 }
 
