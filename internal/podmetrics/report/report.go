@@ -21,7 +21,7 @@ const (
 	MediaType = "application/gzip"
 
 	// MaxEncoded and MaxDecoded bound a report, in bytes. That of a pod of one
-	// container has some 4 KiB and 40 KiB.
+	// container has some 3 KiB and 45 KiB.
 	MaxEncoded = 512 << 10
 	MaxDecoded = 4 << 20
 )
