@@ -94,7 +94,7 @@ func (f *firstLine) Read(p []byte) (int, error) {
 	switch {
 	case len(f.line) > maxNone:
 		f.done, f.line = true, nil
-	case ended || err == io.EOF: //nolint:errorlint // a Reader returns this one itself
+	case ended || err == io.EOF:
 		f.done = true
 		f.found(f.line)
 	}
