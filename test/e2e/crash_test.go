@@ -230,7 +230,8 @@ func TestCloudKilled(t *testing.T) {
 	})
 }
 
-// living are the instances that cost money, with the cell each is for.
+// living are the instances that cost money, with the cell each is for: of this
+// test's pods only, since others' may still be on their way out.
 func (s *space) living() map[string]string {
 	s.Helper()
 	found, err := shared.cloud.living(s.Context())
@@ -239,7 +240,9 @@ func (s *space) living() map[string]string {
 	}
 	cells := map[string]string{}
 	for id, i := range found {
-		cells[id] = tag(i, "KipCell")
+		if tag(i, "KipNamespace") == s.name {
+			cells[id] = tag(i, "KipCell")
+		}
 	}
 	return cells
 }
