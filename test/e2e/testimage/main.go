@@ -90,6 +90,16 @@ func run(args []string) error {
 			return errors.New(usage)
 		}
 		return lookup(args[1], args[2])
+	case "forward":
+		flags := flag.NewFlagSet("forward", flag.ContinueOnError)
+		until := flags.String("until", "", "what the answer must have, separated by commas")
+		if err := flags.Parse(args[1:]); err != nil {
+			return err
+		}
+		if flags.NArg() != 1 {
+			return errors.New(usage)
+		}
+		return forward(flags.Arg(0), strings.Split(*until, ","))
 	case "peer":
 		return peer(args[1:])
 	case "probe":
@@ -97,6 +107,9 @@ func run(args []string) error {
 	}
 	return errors.New(usage)
 }
+
+// account is where a pod finds its service account.
+const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
 
 // get prints the answer to a GET. Servers with TLS are trusted by the cluster's
 // CA, and told the pod's token.
@@ -107,7 +120,6 @@ func get(url string) error {
 		return err
 	}
 	if req.URL.Scheme == "https" {
-		const account = "/var/run/secrets/kubernetes.io/serviceaccount/"
 		ca, err := os.ReadFile(account + "ca.crt")
 		if err != nil {
 			return err
