@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -109,6 +109,9 @@ bench-start: deps tools build ## Measure how long pods take to start (docs/bench
 
 bench-overhead: deps tools build ## Measure the memory a cell needs beside its pod (docs/benchmarks)
 	CGO_ENABLED=0 go run ./test/bench overhead
+
+bench-configmaps: deps tools build ## Measure when changes of ConfigMaps are in pods' files (docs/benchmarks)
+	CGO_ENABLED=0 go run ./test/bench configmaps
 
 deps-test:
 	@$(build-tools) deps run test

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -73,5 +75,40 @@ func TestTable(t *testing.T) {
 `
 	if diff := cmp.Diff(want, d.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestChangesThatArrive(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "value")
+	began := time.Now()
+	p := &mounted{name: "config-0", file: file}
+	for name, tc := range map[string]struct {
+		reason, content string
+		sent            int
+		want            int
+	}{
+		"Nothing": {"the file need not even be there", "", 0, 0},
+		"Before":  {"the old content", "0", 1, 0},
+		"One":     {"the change is there", "1", 1, 1},
+		"Passed":  {"one that was overtaken arrived with the next", "2", 2, 2},
+	} {
+		*p = mounted{name: p.name, file: file}
+		for range tc.sent {
+			p.sent = append(p.sent, began)
+		}
+		if err := os.WriteFile(file, []byte(tc.content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []int{tc.want, 0} { // and each is told of once
+			if took, err := p.look(); err != nil || len(took) != want {
+				t.Errorf("%s (%s): %v, %v", name, tc.reason, took, err)
+			}
+		}
+	}
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&mounted{file: file, sent: []time.Time{began}}).look(); err == nil {
+		t.Error("a value that nobody wrote is no error")
 	}
 }

@@ -32,7 +32,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	cmd.PersistentFlags().StringVar(&root, "root", ".", "Kip's source tree, where make has built the programs")
-	cmd.AddCommand(startCommand(&root), overheadCommand(&root))
+	cmd.AddCommand(startCommand(&root), overheadCommand(&root), configMapsCommand(&root))
 	return cmd
 }
 
@@ -64,6 +64,23 @@ func overheadCommand(root *string) *cobra.Command {
 	}
 	cmd.Flags().DurationVar(&settle, "settle", settle, "how long the pod has run when the memory is read")
 	cmd.Flags().StringVar(&out, "out", filepath.Join("docs", "benchmarks", "overhead.md"), "file for the report; empty: none")
+	return cmd
+}
+
+func configMapsCommand(root *string) *cobra.Command {
+	o := configMapOptions{}
+	out := ""
+	cmd := &cobra.Command{
+		Use: "configmaps", Args: cobra.NoArgs,
+		Short: "Measure when changes of ConfigMaps are in pods' files",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return report(cmd, *root, out, func(ctx context.Context, b *bench, w *document) error { return b.configMaps(ctx, o, w) })
+		},
+	}
+	cmd.Flags().IntVar(&o.pods, "pods", 50, "pods, each with a ConfigMap")
+	cmd.Flags().IntVar(&o.updates, "updates", 500, "changes in all")
+	cmd.Flags().DurationVar(&o.over, "over", 3*time.Minute, "the time over which they are spread")
+	cmd.Flags().StringVar(&out, "out", filepath.Join("docs", "benchmarks", "configmaps.md"), "file for the report; empty: none")
 	return cmd
 }
 
