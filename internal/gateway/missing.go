@@ -6,7 +6,6 @@ import (
 	"io"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -28,18 +27,20 @@ const maxNone = kib
 func (c *call) noteMissing(answer io.Reader) io.Reader {
 	name, _ := c.req.selectedName()
 	m := Missing{Name: name}
-	var references int
+	refs := optionality{name: name, all: true}
 	switch c.req.resource.Resource {
 	case "secrets":
 		m.Kind = "Secret"
-		references, m.Optional = optionalSecret(c.pod, name)
+		// Pull secrets are the kubelet's to complain of.
+		eachSecret(c.pod, refs.see)
 	case "configmaps":
 		m.Kind = "ConfigMap"
-		references, m.Optional = optionalConfigMap(c.pod, name)
+		eachConfigMap(c.pod, refs.see)
 	}
-	if references == 0 || c.g.missing == nil {
+	if refs.count == 0 || c.g.missing == nil {
 		return answer
 	}
+	m.Optional = refs.all
 	return &firstLine{Reader: answer, found: func(line []byte) {
 		if saysNone(line) && c.firstMissing(m) {
 			c.g.missing(c.pod, m)
@@ -101,78 +102,16 @@ func (f *firstLine) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// optionalSecret counts the references to a Secret by environment and volumes,
-// and tells whether all of them are optional. Pull secrets are the kubelet's to
-// complain of.
-func optionalSecret(pod *corev1.Pod, name string) (references int, optional bool) {
-	o := optionality{name: name, all: true}
-	eachContainer(&pod.Spec, func(env []corev1.EnvVar, from []corev1.EnvFromSource) {
-		for _, e := range env {
-			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
-				o.see(e.ValueFrom.SecretKeyRef.Name, e.ValueFrom.SecretKeyRef.Optional)
-			}
-		}
-		for _, e := range from {
-			if e.SecretRef != nil {
-				o.see(e.SecretRef.Name, e.SecretRef.Optional)
-			}
-		}
-	})
-	for _, v := range pod.Spec.Volumes {
-		if v.Secret != nil {
-			o.see(v.Secret.SecretName, v.Secret.Optional)
-		}
-		if v.Projected != nil {
-			for _, source := range v.Projected.Sources {
-				if source.Secret != nil {
-					o.see(source.Secret.Name, source.Secret.Optional)
-				}
-			}
-		}
-	}
-	return o.references, o.all
-}
-
-// optionalConfigMap is the same of a ConfigMap.
-func optionalConfigMap(pod *corev1.Pod, name string) (references int, optional bool) {
-	o := optionality{name: name, all: true}
-	eachContainer(&pod.Spec, func(env []corev1.EnvVar, from []corev1.EnvFromSource) {
-		for _, e := range env {
-			if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
-				o.see(e.ValueFrom.ConfigMapKeyRef.Name, e.ValueFrom.ConfigMapKeyRef.Optional)
-			}
-		}
-		for _, e := range from {
-			if e.ConfigMapRef != nil {
-				o.see(e.ConfigMapRef.Name, e.ConfigMapRef.Optional)
-			}
-		}
-	})
-	for _, v := range pod.Spec.Volumes {
-		if v.ConfigMap != nil {
-			o.see(v.ConfigMap.Name, v.ConfigMap.Optional)
-		}
-		if v.Projected != nil {
-			for _, source := range v.Projected.Sources {
-				if source.ConfigMap != nil {
-					o.see(source.ConfigMap.Name, source.ConfigMap.Optional)
-				}
-			}
-		}
-	}
-	return o.references, o.all
-}
-
 // optionality is what is known of the references to one object.
 type optionality struct {
-	name       string
-	references int
-	all        bool
+	name  string
+	count int
+	all   bool
 }
 
 func (o *optionality) see(name string, optional *bool) {
 	if name == o.name {
-		o.references++
+		o.count++
 		o.all = o.all && optional != nil && *optional
 	}
 }

@@ -45,31 +45,10 @@ func podSecrets(pod *corev1.Pod) references {
 	for i := range pod.Spec.ImagePullSecrets {
 		refs.local(ns, &pod.Spec.ImagePullSecrets[i])
 	}
-	eachContainer(&pod.Spec, func(env []corev1.EnvVar, from []corev1.EnvFromSource) {
-		for _, e := range env {
-			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
-				refs.add(ns, e.ValueFrom.SecretKeyRef.Name)
-			}
-		}
-		for _, e := range from {
-			if e.SecretRef != nil {
-				refs.add(ns, e.SecretRef.Name)
-			}
-		}
-	})
+	eachSecret(pod, func(name string, _ *bool) { refs.add(ns, name) })
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i].VolumeSource
 		// One of these is set; to look at all costs nothing and forgets none.
-		if v.Secret != nil {
-			refs.add(ns, v.Secret.SecretName)
-		}
-		if v.Projected != nil {
-			for _, source := range v.Projected.Sources {
-				if source.Secret != nil {
-					refs.add(ns, source.Secret.Name)
-				}
-			}
-		}
 		if v.CSI != nil {
 			refs.local(ns, v.CSI.NodePublishSecretRef)
 		}
@@ -103,33 +82,68 @@ func podSecrets(pod *corev1.Pod) references {
 
 // podConfigMaps are the ConfigMaps that a pod refers to.
 func podConfigMaps(pod *corev1.Pod) references {
-	refs, ns := references{}, pod.Namespace
+	refs := references{}
+	eachConfigMap(pod, func(name string, _ *bool) { refs.add(pod.Namespace, name) })
+	return refs
+}
+
+// eachSecret visits a pod's references to Secrets that may be optional: those by
+// environment and by volumes of Secrets.
+func eachSecret(pod *corev1.Pod, visit func(name string, optional *bool)) {
+	eachContainer(&pod.Spec, func(env []corev1.EnvVar, from []corev1.EnvFromSource) {
+		for _, e := range env {
+			if e.ValueFrom != nil && e.ValueFrom.SecretKeyRef != nil {
+				visit(e.ValueFrom.SecretKeyRef.Name, e.ValueFrom.SecretKeyRef.Optional)
+			}
+		}
+		for _, e := range from {
+			if e.SecretRef != nil {
+				visit(e.SecretRef.Name, e.SecretRef.Optional)
+			}
+		}
+	})
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i].VolumeSource
+		if v.Secret != nil {
+			visit(v.Secret.SecretName, v.Secret.Optional)
+		}
+		if v.Projected != nil {
+			for _, source := range v.Projected.Sources {
+				if source.Secret != nil {
+					visit(source.Secret.Name, source.Secret.Optional)
+				}
+			}
+		}
+	}
+}
+
+// eachConfigMap visits a pod's references to ConfigMaps.
+func eachConfigMap(pod *corev1.Pod, visit func(name string, optional *bool)) {
 	eachContainer(&pod.Spec, func(env []corev1.EnvVar, from []corev1.EnvFromSource) {
 		for _, e := range env {
 			if e.ValueFrom != nil && e.ValueFrom.ConfigMapKeyRef != nil {
-				refs.add(ns, e.ValueFrom.ConfigMapKeyRef.Name)
+				visit(e.ValueFrom.ConfigMapKeyRef.Name, e.ValueFrom.ConfigMapKeyRef.Optional)
 			}
 		}
 		for _, e := range from {
 			if e.ConfigMapRef != nil {
-				refs.add(ns, e.ConfigMapRef.Name)
+				visit(e.ConfigMapRef.Name, e.ConfigMapRef.Optional)
 			}
 		}
 	})
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i].VolumeSource
 		if v.ConfigMap != nil {
-			refs.add(ns, v.ConfigMap.Name)
+			visit(v.ConfigMap.Name, v.ConfigMap.Optional)
 		}
 		if v.Projected != nil {
 			for _, source := range v.Projected.Sources {
 				if source.ConfigMap != nil {
-					refs.add(ns, source.ConfigMap.Name)
+					visit(source.ConfigMap.Name, source.ConfigMap.Optional)
 				}
 			}
 		}
 	}
-	return refs
 }
 
 // podClaims are the PersistentVolumeClaims that a pod uses, also those made
