@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,14 @@ push: IMAGE_FLAGS = -push
 push: image ## Build that image and push it to IMAGE_REGISTRY
 
 cell-image: deps-vm tools build ## Build the machine image of virtual machines into .cache/cell-image
-	go run ./hack/cellimage
+	go run ./hack/cellimage -o .cache/cell-image
+
+stock-image: deps-vm tools build ## Build what stands for a stock image in tests into .cache/stock-image
+	go run ./hack/cellimage -stock -o .cache/stock-image
+
+# For the architecture of this machine, whose programs make tools builds.
+cell-software: tools build ## Pack what a stock image lacks of a cell into bin/kip-cell-software.tar.gz
+	go run ./hack/cellsoftware -o bin/kip-cell-software.tar.gz
 
 build: bin/pause ## Build Kip's own programs into bin
 	CGO_ENABLED=0 go build -buildvcs=auto -ldflags='-s -w' -o bin/ ./cmd/...
@@ -87,9 +94,10 @@ attack: ## A million bent requests of a cell against the gateway, others each ti
 	KIP_GATEWAY_REQUESTS=1000000 KIP_GATEWAY_SEED=$$(date +%s) go test ./internal/gateway -run 'TestAttack$$' -count=1 -v
 
 # Where KVM does not work this takes about ten minutes: one virtual machine at a time.
-test-vm: deps deps-test cell-image ## Tests of cells that are virtual machines (Linux on amd64, root)
+test-vm: deps deps-test cell-image stock-image ## Tests of cells that are virtual machines (Linux on amd64, root)
 	KIP_VM=1 go test ./internal/ec2local/vm -v -count=1 -timeout 15m
 	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=vm go test ./test/e2e -run '^TestJob$$' -v -count=1 -timeout 30m
+	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=stock go test ./test/e2e -run '^TestJob$$' -v -count=1 -timeout 30m
 
 lint: tools-dev ## Check style and known mistakes
 	$(tools-bin)/golangci-lint run

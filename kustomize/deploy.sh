@@ -26,8 +26,10 @@ Optional:
   IMAGE_REGISTRY                Where IMAGE_REGISTRY/kip:IMAGE_TAG is (docker.io/elotl).
   VPC_ID                        The cells' VPC. Else that of the EKS cluster, asked with the AWS CLI.
   CELL_INSTANCE_PROFILE_ARN     Instance profile of cells that name none.
-  CELL_IMAGE_ID                 Machine images of cells: AMI IDs separated by commas, one for each
-                                architecture.
+  CELL_SOFTWARE_URL             Archive of make cell-software, with which Amazon's own image for EKS nodes
+  CELL_SOFTWARE_SHA256          becomes a cell, and its hash; for CELL_SOFTWARE_ARCHITECTURE (amd64).
+  CELL_IMAGE_ID                 Machine images of cells instead of that one: AMI IDs separated by commas,
+                                one for each architecture.
   KIP_CELL_SG                   Security groups that every cell gets besides Kip's own; IDs
                                 separated by commas.
   CLUSTER_DNS                   Address of the cluster's DNS. Else that of the Service kube-dns.
@@ -80,6 +82,7 @@ required() {
 
 export NAMESPACE=${NAMESPACE:-kip} IMAGE_REGISTRY=${IMAGE_REGISTRY:-docker.io/elotl}
 export AWS_ENDPOINT_URL=${AWS_ENDPOINT_URL-}
+export CELL_SOFTWARE_URL=${CELL_SOFTWARE_URL-} CELL_SOFTWARE_SHA256=${CELL_SOFTWARE_SHA256-} CELL_SOFTWARE=
 export VPC_ID=${VPC_ID-} CELL_IMAGE_ID=${CELL_IMAGE_ID-} CELL_INSTANCE_PROFILE_ARN=${CELL_INSTANCE_PROFILE_ARN-} KIP_CELL_SG=${KIP_CELL_SG-} CLUSTER_DNS=${CLUSTER_DNS-}
 timeout=${DEPLOY_TIMEOUT:-5m}
 template=${PROVIDER_CONFIG:-$here/eks/provider.yaml}
@@ -95,6 +98,14 @@ check VPC_ID 'vpc-[0-9a-f]+' 'an ID such as vpc-0123456789abcdef0'
 check CELL_INSTANCE_PROFILE_ARN 'arn:aws[a-z-]*:iam::[0-9]{12}:instance-profile/[A-Za-z0-9+=,.@_/-]+' \
 	'the ARN of an instance profile such as arn:aws:iam::012345678910:instance-profile/kip-cell'
 check CELL_IMAGE_ID 'ami-[0-9a-f]+(,ami-[0-9a-f]+)*' 'IDs such as ami-0123456789abcdef0, separated by commas'
+check CELL_SOFTWARE_URL 'https?://[-A-Za-z0-9._~:/?#@!&()*+,;=%]+' 'an http or https URL'
+check CELL_SOFTWARE_SHA256 '[0-9a-f]{64}' 'the hash that make cell-software prints: 64 hexadecimal digits'
+check CELL_SOFTWARE_ARCHITECTURE 'amd64|arm64' 'amd64 or arm64'
+if [ -n "$CELL_SOFTWARE_URL" ] && [ -n "$CELL_SOFTWARE_SHA256" ]; then
+	CELL_SOFTWARE="{\"architecture\":\"${CELL_SOFTWARE_ARCHITECTURE:-amd64}\",\"sha256\":\"$CELL_SOFTWARE_SHA256\",\"url\":\"$CELL_SOFTWARE_URL\"}"
+elif [ -n "$CELL_SOFTWARE_URL$CELL_SOFTWARE_SHA256" ]; then
+	wrong "of CELL_SOFTWARE_URL and CELL_SOFTWARE_SHA256 one is not set; each needs the other"
+fi
 check KIP_CELL_SG 'sg-[0-9a-f]+(,sg-[0-9a-f]+)*' 'IDs such as sg-0123456789abcdef0, separated by commas'
 check CLUSTER_DNS '[0-9a-fA-F:.]+(,[0-9a-fA-F:.]+)*' 'an IP address'
 check AWS_ENDPOINT_URL 'https?://[A-Za-z0-9._:/-]+' 'a URL'
@@ -131,7 +142,7 @@ fi
 
 # uses NAME: provider.yaml has a place for it
 uses() { grep -qF "\${$1}" "$template"; }
-for name in VPC_ID CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS; do
+for name in VPC_ID CELL_SOFTWARE CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS; do
 	if [ -n "${!name}" ] && ! uses "$name"; then
 		wrong "$name is set, and PROVIDER_CONFIG ($template) has no \${$name}: it would have no effect"
 	fi
@@ -150,8 +161,8 @@ if [ -z "$VPC_ID" ] && uses VPC_ID; then
 		wrong "VPC_ID is not set, and the EKS cluster $CLUSTER_NAME could not be asked for its VPC; aws ec2 describe-vpcs lists all"
 	fi
 fi
-if [ -z "$CELL_IMAGE_ID" ] && uses CELL_IMAGE_ID; then
-	warn "CELL_IMAGE_ID is not set: without a machine image no cell can be launched, and pods will wait with reason InvalidConfiguration."
+if [ -z "$CELL_IMAGE_ID$CELL_SOFTWARE" ] && uses CELL_IMAGE_ID; then
+	warn "neither CELL_SOFTWARE_URL nor CELL_IMAGE_ID is set: without a machine image no cell can be launched, and pods will wait with reason InvalidConfiguration."
 fi
 if [ -z "$CLUSTER_DNS" ] && uses CLUSTER_DNS && ! $render; then
 	CLUSTER_DNS=$(kubectl --namespace kube-system get service kube-dns --ignore-not-found --output 'jsonpath={.spec.clusterIP}') ||
@@ -172,7 +183,7 @@ cp -R "$here/base" "$here/crd" "$here/provider" "$here/eks" "$work"
 fill() {
 	# shellcheck disable=SC2016 # envsubst takes the names, not the values
 	envsubst '${NAMESPACE} ${CLUSTER_NAME} ${USE_REGION} ${VPC_ID} ${IMAGE_REGISTRY} ${IMAGE_TAG} ${CLUSTER_DNS}
-		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}' <"$1" >"$2"
+		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_SOFTWARE} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}' <"$1" >"$2"
 }
 fill "$template" "$work/eks/provider.yaml"
 PROVIDER_CONFIG_HASH=$(cat "$work/eks/provider.yaml" - <<<"$CLUSTER_NAME $KIP_SERVICE_ACCOUNT_ROLE_ARN $AWS_ENDPOINT_URL" | cksum | cut -d ' ' -f 1)

@@ -2,6 +2,7 @@
 // root file system that is never written to, with everything that a cell runs. Nothing is downloaded when it boots.
 //
 //	cellimage -o DIR
+//	cellimage -stock -o DIR    what stands for a stock image in tests
 //
 // It runs as root, and needs mmdebstrap, xz, cpio and sfdisk, and what `make tools build` makes. Packages are downloaded
 // once, and again when the list of them changes or their directory is removed. From the same packages and programs it
@@ -19,17 +20,23 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
 
 func main() {
-	out := flag.String("o", ".cache/cell-image", "directory to put the image in")
+	out := flag.String("o", "", "directory to put the image in")
+	stock := flag.Bool("stock", false, "make what stands for a stock image in tests instead")
 	mirror := flag.String("mirror", "http://deb.debian.org", "Debian's mirror, with debian and debian-security below it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := build(ctx, *out, *mirror); err != nil {
+	make := build
+	if *stock {
+		make = buildStock
+	}
+	if err := make(ctx, *out, *mirror); err != nil {
 		fmt.Fprintln(os.Stderr, "cellimage:", err)
 		stop()
 		os.Exit(1)
@@ -57,7 +64,7 @@ func build(ctx context.Context, out, mirror string) error {
 	if err != nil {
 		return err
 	}
-	system, err := debian(ctx, out, mirror)
+	system, err := debian(ctx, out, mirror, "extract", packages)
 	if err != nil {
 		return fmt.Errorf("getting Debian's packages: %w", err)
 	}
@@ -96,13 +103,14 @@ func build(ctx context.Context, out, mirror string) error {
 // listFile names the packages, with their versions.
 const listFile = "packages"
 
-// debian returns a directory with the packages' files, as they are unpacked: no script of theirs has run.
-func debian(ctx context.Context, out, mirror string) (string, error) {
+// debian returns a directory with the packages' files. In the variant "extract" they are as they are unpacked: no script
+// of theirs has run.
+func debian(ctx context.Context, out, mirror, variant string, packages []string) (string, error) {
 	sources := []string{
 		fmt.Sprintf("deb %s/debian %s main", mirror, suite),
 		fmt.Sprintf("deb %s/debian-security %s-security main", mirror, suite),
 	}
-	sum := sha256.Sum256([]byte(strings.Join(append(packages, sources...), "\n")))
+	sum := sha256.Sum256([]byte(strings.Join(slices.Concat(packages, sources, []string{variant}), "\n")))
 	dir := filepath.Join(out, "debian-"+hex.EncodeToString(sum[:6]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
@@ -112,7 +120,7 @@ func debian(ctx context.Context, out, mirror string) (string, error) {
 		return "", err
 	}
 	args := append([]string{
-		"--quiet", "--variant=extract", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+		"--quiet", "--variant=" + variant, "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
 		"--include=" + strings.Join(packages, ","), "--extract-hook=ls \"$1/var/cache/apt/archives\" >\"$1/" + listFile + "\"", suite, partial,
 	}, sources...)
 	if err := run(ctx, "mmdebstrap", args...); err != nil {

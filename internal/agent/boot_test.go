@@ -300,7 +300,7 @@ func (b *boot) identify(t *testing.T, mirrors ...userdata.Mirror) {
 		RegistryMirrors: mirrors,
 		SandboxImage:    podImage,
 		GPUs:            1,
-	}, nil)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,6 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 		Address:            instance.Primary,
 		DNSServers:         doc.Node.ClusterDNS,
 		DNSDomain:          doc.Node.ClusterDomain,
-		ResolverFile:       resolverFile,
 		MaxContainerLogMiB: doc.Node.MaxContainerLogMiB,
 		RuntimeSocket:      containerd.Socket,
 		MayLowerOOMScore:   machine.MayLowerOOMScore(),
@@ -142,6 +141,7 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 	if err := network.EnsureResolver(resolverFile, doc.Node.ClusterDNS); err != nil {
 		return node, err
 	}
+	node.ResolverFile = network.PodResolver(resolverFile)
 	if err := (containerd.Config{
 		RuncPath:            filepath.Join(a.ProgramDir, "runc"),
 		NetworkPluginDir:    a.NetworkPluginDir,

@@ -90,6 +90,10 @@ type Cells struct {
 	// BootImageSpec selects the machine image; the newest match wins.
 	BootImageSpec BootImageSpec `json:"bootImageSpec,omitempty"`
 
+	// Software is where instances of a stock image get what that lacks of a
+	// cell, one for each architecture; none if the image has it all.
+	Software []Software `json:"software,omitempty"`
+
 	// DefaultInstanceType is for pods that say nothing about type or resources.
 	DefaultInstanceType string `json:"defaultInstanceType,omitempty"`
 
@@ -157,6 +161,13 @@ type CloudAPICheck struct {
 	HealthyTimeout *int32 `json:"healthyTimeout,omitempty"`
 	// Interval is how often the cloud is asked, in seconds.
 	Interval int32 `json:"interval,omitempty"`
+}
+
+// Software is an archive for cells of one architecture, and what it must be.
+type Software struct {
+	Architecture string `json:"architecture"`
+	URL          string `json:"url"`
+	SHA256       string `json:"sha256"`
 }
 
 // RegistryMirror is an endpoint asked first for the images of some hosts.

@@ -13,6 +13,8 @@ import (
 
 const minimal = "cloud: {aws: {region: us-west-2, subnetID: subnet-1}}\n"
 
+var hash = strings.Repeat("0a", 32)
+
 func TestParse(t *testing.T) {
 	tests := map[string]struct {
 		reason string
@@ -37,6 +39,12 @@ func TestParse(t *testing.T) {
 		"health times": {"each has a least value", minimal + "cells: {statusInterval: -1, healthcheck: {cloudAPI: {healthyTimeout: 10, interval: 5}}}\n",
 			[]string{"cells.statusInterval: -1", "cells.healthcheck.cloudAPI.healthyTimeout: 10 is less than 30", "cells.healthcheck.cloudAPI.interval: 5"}},
 		"status time": {"no kubelet gives signs of life so fast", minimal + "cells: {healthcheck: {status: {healthyTimeout: 5}}}\n", []string{"cells.healthcheck.status.healthyTimeout: 5"}},
+		"software": {"one for each architecture", minimal + "cells: {architectures: [arm64, amd64], software: [{architecture: amd64, url: 'https://a/b', sha256: " + hash + "}, " +
+			"{architecture: arm64, url: 'http://a:1/b', sha256: " + hash + "}]}\n", nil},
+		"no software": {"cells of an architecture would boot into nothing", minimal + "cells: {architectures: [arm64], software: [{architecture: amd64, url: 'https://a/b', sha256: " + hash + "}]}\n",
+			[]string{"cells.software: there is none for arm64"}},
+		"wrong software": {"it becomes part of a script", minimal + "cells: {software: [{architecture: riscv, url: 'ftp://a/b', sha256: abc}]}\n",
+			[]string{`cells.software[0].architecture: "riscv"`, `"ftp://a/b" is not an http or https URL`, "cells.software: there is none for amd64"}},
 		"all at once": {"every mistake is reported, not only the first",
 			"cloud: {aws: {accessKeyID: a}}\nkubelet: {clusterDNS: [x]}\ncells: {extraCIDRs: [10.0.0.0, 'fd00::/8', 10.1.2.3/8], defaultVolumeSize: 1Mi, registryMirrors: [{endpoint: nope}]}\n",
 			[]string{"cloud.aws.region", "secretAccessKey", "give subnetID", `"x" is not an IP`, `extraCIDRs: "10.0.0.0"`, `extraCIDRs: "fd00::/8"`, `extraCIDRs: "10.1.2.3/8"`, "defaultVolumeSize", "endpoint", "hosts"}},

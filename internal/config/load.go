@@ -142,6 +142,7 @@ func (c *Config) validate() error {
 		bad("cells.bootTimeout", "must not be negative")
 	}
 	c.Cells.validateHealth(bad)
+	c.Cells.validateSoftware(bad)
 	for i, m := range c.Cells.RegistryMirrors {
 		key := fmt.Sprintf("cells.registryMirrors[%d]", i)
 		if u, err := url.Parse(m.Endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

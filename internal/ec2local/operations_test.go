@@ -177,6 +177,7 @@ func TestImages(t *testing.T) {
 		"all":        {"all that can be read", ec2.DescribeImagesInput{}, []string{"kip-cell", "other"}},
 		"own":        {"self is the account", ec2.DescribeImagesInput{Owners: []string{"self"}}, []string{"kip-cell"}},
 		"account":    {"by number", ec2.DescribeImagesInput{Owners: []string{"602401143452"}}, []string{"other"}},
+		"amazon":     {"by the name of AWS's own accounts", ec2.DescribeImagesInput{Owners: []string{"amazon"}}, []string{"other"}},
 		"public":     {"others' images are public", ec2.DescribeImagesInput{ExecutableUsers: []string{"all"}}, []string{"other"}},
 		"executable": {"own images are private", ec2.DescribeImagesInput{ExecutableUsers: []string{"self"}}, []string{"kip-cell"}},
 		"name": {"with a wildcard", ec2.DescribeImagesInput{Filters: []types.Filter{{Name: aws.String("name"), Values: []string{"kip-*"}}}},

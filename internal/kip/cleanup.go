@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
 	"github.com/elotl/kip/v2/internal/config"
 	"github.com/elotl/kip/v2/internal/instancetype"
 )
@@ -56,7 +57,7 @@ func cleanUp(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("loading the instance type catalogue: %w", err)
 	}
-	cloud, err := newCloud(ctx, o, cfg, catalogue, nil, log)
+	cloud, err := newCloud(ctx, o, cfg, aws.ImageSpec{}, catalogue, nil, log)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -115,7 +116,11 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	var connections *connection.Manager
 	var pods *provider.Provider
 	transport := func(cell string) (http.RoundTripper, error) { return connections.Transport(cell) }
-	cloud, err := newCloud(ctx, o, cfg, catalogue, tellOfDenied(eventRecorder(mgr), o.NodeName), log)
+	image, err := bootImage(cfg, version)
+	if err != nil {
+		return err
+	}
+	cloud, err := newCloud(ctx, o, cfg, image, catalogue, tellOfDenied(eventRecorder(mgr), o.NodeName), log)
 	if err != nil {
 		return err
 	}
@@ -258,15 +263,29 @@ func newServingCertificate(c *rest.Config, kube kubernetes.Interface, mgr ctrl.M
 	})
 }
 
-// newCloud makes the cloud's driver.
-func newCloud(ctx context.Context, o Options, cfg *config.Config, catalogue *instancetype.Catalogue,
-	denied func(action, message string), log *slog.Logger,
-) (*aws.Provider, error) {
+// bootImage is which images cells are launched from. A stock image that gets
+// what it lacks of a cell is Amazon's for nodes of the cluster's version, unless
+// another is named.
+func bootImage(cfg *config.Config, version string) (aws.ImageSpec, error) {
 	spec := cfg.Cells.BootImageSpec
 	image, err := aws.ParseImageSpec(spec.Owners, spec.ExecutableUsers, spec.ImageIDs, spec.Filters)
 	if err != nil {
-		return nil, fmt.Errorf("cells.bootImageSpec: %w", err)
+		return image, fmt.Errorf("cells.bootImageSpec: %w", err)
 	}
+	if !image.Empty() || len(cfg.Cells.Software) == 0 {
+		return image, nil
+	}
+	kubernetes, err := utilversion.ParseGeneric(version)
+	if err != nil {
+		return image, fmt.Errorf("choosing an image for the API server's version: %w", err)
+	}
+	return aws.NodeImage(fmt.Sprintf("%d.%d", kubernetes.Major(), kubernetes.Minor())), nil
+}
+
+// newCloud makes the cloud's driver.
+func newCloud(ctx context.Context, o Options, cfg *config.Config, image aws.ImageSpec, catalogue *instancetype.Catalogue,
+	denied func(action, message string), log *slog.Logger,
+) (*aws.Provider, error) {
 	a := cfg.Cloud.AWS
 	subnets, err := config.ParseSubnets(a.SubnetID)
 	if err != nil {

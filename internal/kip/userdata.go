@@ -28,21 +28,29 @@ const longestCellName = 63
 // the Cell alone, so that a repeated launch is the same request. A
 // configuration with which no cell could be launched is refused at once.
 func userData(cfg *config.Config, o Options, ca *pki.Authority) (func(*v1beta1.Cell) ([]byte, error), error) {
-	extra, err := cloudInit(cfg.Cells.CloudInitFile)
-	if err != nil {
-		return nil, fmt.Errorf("cells.cloudInitFile: %w", err)
+	var extra []*userdata.CloudInit
+	if len(cfg.Cells.Software) > 0 {
+		stock, err := userdata.StockImage(cfg.Cells.StockSoftware()...)
+		if err != nil {
+			return nil, fmt.Errorf("cells.software: %w", err)
+		}
+		extra = append(extra, stock)
+	}
+	if cfg.Cells.CloudInitFile != "" {
+		file, err := cloudInit(cfg.Cells.CloudInitFile)
+		if err != nil {
+			return nil, fmt.Errorf("cells.cloudInitFile: %w", err)
+		}
+		extra = append(extra, file)
 	}
 	encode := encoder(cfg, o, ca, extra)
-	_, err = encode(&v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("a", longestCellName)}})
+	_, err := encode(&v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: strings.Repeat("a", longestCellName)}})
 	return encode, err
 }
 
-// cloudInit reads the file, nil if none is configured. It is read once: cells
-// that are launched twice must have the same user data.
+// cloudInit reads the file. It is read once: cells that are launched twice must
+// have the same user data.
 func cloudInit(file string) (*userdata.CloudInit, error) {
-	if file == "" {
-		return nil, nil
-	}
 	content, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -54,7 +62,7 @@ func cloudInit(file string) (*userdata.CloudInit, error) {
 	return extra, nil
 }
 
-func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra *userdata.CloudInit) func(*v1beta1.Cell) ([]byte, error) {
+func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra []*userdata.CloudInit) func(*v1beta1.Cell) ([]byte, error) {
 	var mirrors []userdata.Mirror
 	for _, m := range cfg.Cells.RegistryMirrors {
 		mirrors = append(mirrors, userdata.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
@@ -82,9 +90,9 @@ func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra *userdata.C
 			SandboxImage:    cfg.Cells.SandboxImage,
 			Routes:          routes,
 			GPUs:            cell.Spec.Requirements.GPUs,
-		}, extra)
-		if errors.Is(err, userdata.ErrTooLarge) && extra != nil {
-			return nil, fmt.Errorf("with the %d bytes of cells.cloudInitFile %s: %w", extra.Size(), cfg.Cells.CloudInitFile, err)
+		}, extra...)
+		if file := cfg.Cells.CloudInitFile; errors.Is(err, userdata.ErrTooLarge) && file != "" {
+			return nil, fmt.Errorf("with the %d bytes of cells.cloudInitFile %s: %w", extra[len(extra)-1].Size(), file, err)
 		}
 		return data, err
 	}

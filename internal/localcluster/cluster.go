@@ -57,6 +57,9 @@ type Cluster struct {
 	pki       certificates
 	processes processes
 	lock      *os.File
+	// software is an item of cells.software in provider.yaml, empty where the
+	// cells' image needs none.
+	software string
 }
 
 // Open takes the cluster up from its directory, making it if need be, and
@@ -146,7 +149,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
 		c.install,
 		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns), c.ensure(c.metricsServer),
-		c.pushImages, c.ensureNode, c.startKip,
+		c.pushImages, c.pushSoftware, c.ensureNode, c.startKip,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {

@@ -109,7 +109,8 @@ Kip itself; --kip=none leaves it out, to install it by hand.
 
 Cells are sandboxes of this machine. With --cells=vm new cells are virtual
 machines that boot the image of make cell-image; where KVM does not work they
-are emulated, and a pod takes a minute to start.`,
+are emulated, and a pod takes a minute to start. With --cells=stock they boot
+what stands for Amazon's image for EKS nodes (make stock-image).`,
 		PreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains(kipModes, kip) {
 				return fmt.Errorf("--kip is %q; it takes %s", kip, strings.Join(kipModes, ", "))

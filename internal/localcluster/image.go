@@ -64,7 +64,7 @@ func writeGPUs(root string) error {
 }
 
 func (c *Cluster) makeCellImage() error {
-	if c.Cells == CellsVM {
+	if c.Cells == CellsVM || c.Cells == CellsStock {
 		return c.takeVMImage()
 	}
 	_, err := c.makeImage(cellImage)
@@ -120,17 +120,17 @@ func (c *Cluster) makeImage(image machineImage) (name string, err error) {
 	if err := os.Symlink("/opt/kip/bin/"+image.init, filepath.Join(root, "sbin", "init")); err != nil {
 		return "", err
 	}
-	if err := describeImage(partial, name, image.description); err != nil {
+	if err := describeImage(partial, name, image.description, accountID); err != nil {
 		return "", err
 	}
 	return name, os.Rename(partial, final)
 }
 
 // describeImage writes what ec2local tells of an image.
-func describeImage(dir, name, text string) error {
+func describeImage(dir, name, text, owner string) error {
 	description, err := json.MarshalIndent(map[string]any{
 		"name": name, "description": text, "architecture": architecture(),
-		"creationDate": time.Now().UTC().Format(time.RFC3339), "ownerId": accountID, "tags": map[string]string{},
+		"creationDate": time.Now().UTC().Format(time.RFC3339), "ownerId": owner, "tags": map[string]string{},
 	}, "", "  ")
 	if err != nil {
 		return err

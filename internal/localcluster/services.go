@@ -182,7 +182,11 @@ kubelet:
   clusterDNS: ["{{.Host}}"]
   clusterDomain: {{.Domain}}
 cells:
+{{- if .Software}}
+  software: [{{.Software}}]
+{{- else}}
   bootImageSpec: {owners: self, filters: "name={{.Image}}*"}
+{{- end}}
 {{- if .MayBeEmulated}}
   # A processor that another one imitates is slow, not dead.
   bootTimeout: 20m
@@ -201,7 +205,8 @@ cells:
 func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
 		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
-		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(), "MayBeEmulated": c.Cells == CellsVM,
+		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(), "MayBeEmulated": c.Cells == CellsVM || c.Cells == CellsStock,
+		"Software": c.software,
 	})
 }
 

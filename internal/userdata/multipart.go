@@ -77,10 +77,14 @@ func base64Lines(data []byte) []byte {
 
 // join makes one message of the document and what is for cloud-init. The same
 // input gives the same bytes.
-func join(document []byte, extra *CloudInit) ([]byte, error) {
+func join(document []byte, extra []*CloudInit) ([]byte, error) {
 	var message bytes.Buffer
 	w := multipart.NewWriter(&message)
-	sum := sha256.Sum256(bytes.Join([][]byte{document, extra.body}, nil))
+	all := [][]byte{document}
+	for _, e := range extra {
+		all = append(all, e.body)
+	}
+	sum := sha256.Sum256(bytes.Join(all, nil))
 	if err := w.SetBoundary(fmt.Sprintf("kip-%x", sum[:16])); err != nil {
 		return nil, err
 	}
@@ -89,8 +93,10 @@ func join(document []byte, extra *CloudInit) ([]byte, error) {
 	if err == nil {
 		_, err = part.Write(document)
 	}
-	if err == nil {
-		err = extra.write(w)
+	for _, e := range extra {
+		if err == nil {
+			err = e.write(w)
+		}
 	}
 	if err == nil {
 		err = w.Close()

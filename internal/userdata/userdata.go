@@ -105,9 +105,9 @@ type Mirror struct {
 
 // Encode returns the document as it is handed to the cloud. It compresses only
 // a document that would not fit otherwise: plain user data is readable where it
-// is looked at, in the cloud's console. Extra goes beside it; nil if there is
-// nothing for cloud-init. The error is ErrTooLarge, or says which field is wrong.
-func Encode(d Document, extra *CloudInit) ([]byte, error) {
+// is looked at, in the cloud's console. Extra goes beside it, in that order. The
+// error is ErrTooLarge, or says which field is wrong.
+func Encode(d Document, extra ...*CloudInit) ([]byte, error) {
 	d.APIVersion = APIVersion
 	if err := d.validate(); err != nil {
 		return nil, fmt.Errorf("encoding user data: %w", err)
@@ -116,7 +116,7 @@ func Encode(d Document, extra *CloudInit) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding user data: %w", err)
 	}
-	if extra != nil {
+	if len(extra) > 0 {
 		if plain, err = join(plain, extra); err != nil {
 			return nil, fmt.Errorf("encoding user data: %w", err)
 		}

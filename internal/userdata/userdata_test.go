@@ -83,7 +83,7 @@ func TestEncodeDecode(t *testing.T) {
 	}
 	for name, tc := range cases {
 		t.Run(name, func(t *testing.T) {
-			data, err := Encode(tc.doc, nil)
+			data, err := Encode(tc.doc)
 			if err != nil {
 				t.Fatalf("%s\nEncode: %v", tc.reason, err)
 			}
@@ -158,7 +158,7 @@ func TestEncodeRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := document(t)
 			tc.change(&d)
-			_, err := Encode(d, nil)
+			_, err := Encode(d)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%s\ngot error %v, want one with %q", tc.reason, err, tc.want)
 			}
@@ -167,7 +167,7 @@ func TestEncodeRefuses(t *testing.T) {
 }
 
 func TestDecodeRefuses(t *testing.T) {
-	good, err := Encode(document(t), nil)
+	good, err := Encode(document(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,12 +209,12 @@ func TestDecodeRefuses(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	d := document(f)
-	plain, err := Encode(d, nil)
+	plain, err := Encode(d)
 	if err != nil {
 		f.Fatal(err)
 	}
 	d.SandboxImage = strings.Repeat("a", 2*MaxBytes)
-	packed, err := Encode(d, nil)
+	packed, err := Encode(d)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -232,7 +232,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := Encode(d, nil)
+		again, err := Encode(d)
 		if errors.Is(err, ErrTooLarge) {
 			return // escapes may make it longer
 		}

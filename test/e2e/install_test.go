@@ -32,7 +32,8 @@ import (
 // What is not the page's: the values of its first block; that the AWS CLI is told
 // of ec2local, and Kip by AWS_ENDPOINT_URL. Kip's image comes from the local
 // registry, which is also a mirror that the machine image of cells has built in,
-// as an operator's own may have.
+// as an operator's own may have. That image is an own one too, instead of the
+// archive for Amazon's: the account has no S3 (make test-vm boots that way).
 func TestInstallPage(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(shared.Root, "docs", "install-eks.md"))
 	if err != nil {

@@ -60,7 +60,7 @@ func run(m *testing.M) (code int) {
 		// make test-vm has virtual machines instead of sandboxes.
 		Cells: localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
 	}
-	if cfg.Cells == localcluster.CellsVM {
+	if cfg.Cells == localcluster.CellsVM || cfg.Cells == localcluster.CellsStock {
 		patience = 10 * time.Minute
 	}
 	if keep {

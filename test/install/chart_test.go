@@ -32,6 +32,7 @@ func values() []string {
 	set := "--set-string=clusterName=" + v["CLUSTER_NAME"] + ",region=" + v["USE_REGION"] + ",roleARN=" + v["KIP_SERVICE_ACCOUNT_ROLE_ARN"] +
 		",image.registry=" + v["IMAGE_REGISTRY"] + ",image.tag=" + v["IMAGE_TAG"] + ",vpcID=" + v["VPC_ID"] +
 		",cellInstanceProfileARN=" + v["CELL_INSTANCE_PROFILE_ARN"] +
+		",cellSoftware[0].architecture=amd64,cellSoftware[0].url=" + v["CELL_SOFTWARE_URL"] + ",cellSoftware[0].sha256=" + v["CELL_SOFTWARE_SHA256"] +
 		",cellImageIDs={" + v["CELL_IMAGE_ID"] + "},cellSecurityGroups={" + v["KIP_CELL_SG"] + "},clusterDNS={" + v["CLUSTER_DNS"] + "}"
 	return []string{set}
 }

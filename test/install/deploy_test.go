@@ -58,6 +58,10 @@ func TestDeployRefuses(t *testing.T) {
 		"injection": {
 			"values end up in YAML", map[string]string{"CLUSTER_NAME": "a\nb: c"}, []string{"CLUSTER_NAME is"},
 		},
+		"software without a hash": {
+			"cells would run whatever is there", map[string]string{"CELL_SOFTWARE_SHA256": ""}, []string{"CELL_SOFTWARE_SHA256 one is not set"},
+		},
+		"another hash": {"", map[string]string{"CELL_SOFTWARE_SHA256": "d41d8cd98f00b204e9800998ecf8427e"}, []string{"CELL_SOFTWARE_SHA256 is"}},
 		"no file": {"", map[string]string{"PROVIDER_CONFIG": "/nowhere"}, []string{"PROVIDER_CONFIG is /nowhere"}},
 		"said twice": {
 			"a variable without a place would be ignored", map[string]string{"PROVIDER_CONFIG": "/dev/null"}, []string{"VPC_ID is set, and", "KIP_CELL_SG is set, and"},
@@ -225,9 +229,13 @@ func TestDeployedConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := variables()
+	if len(c.Cells.Software) != 1 || c.Cells.Software[0].Architecture != "amd64" {
+		t.Fatalf("software of cells: %+v", c.Cells.Software)
+	}
 	got := map[string]string{
 		"CLUSTER_NAME": configMap.Data["cluster-name"], "KIP_SERVICE_ACCOUNT_ROLE_ARN": configMap.Data["role-arn"],
 		"USE_REGION": c.Cloud.AWS.Region, "VPC_ID": c.Cloud.AWS.VPCID, "CELL_INSTANCE_PROFILE_ARN": c.Cells.DefaultIAMPermissions,
+		"CELL_SOFTWARE_URL": c.Cells.Software[0].URL, "CELL_SOFTWARE_SHA256": c.Cells.Software[0].SHA256,
 		"CELL_IMAGE_ID": c.Cells.BootImageSpec.ImageIDs, "KIP_CELL_SG": strings.Join(c.Cells.ExtraSecurityGroups, ","), "CLUSTER_DNS": strings.Join(c.Kubelet.ClusterDNS, ","),
 	}
 	for name, value := range got {
@@ -241,7 +249,7 @@ func TestDeployedConfiguration(t *testing.T) {
 	}
 
 	// The least that may be set.
-	for _, name := range []string{"CELL_IMAGE_ID", "CELL_INSTANCE_PROFILE_ARN", "KIP_CELL_SG", "CLUSTER_DNS", "NAMESPACE", "IMAGE_REGISTRY"} {
+	for _, name := range []string{"CELL_SOFTWARE_URL", "CELL_SOFTWARE_SHA256", "CELL_IMAGE_ID", "CELL_INSTANCE_PROFILE_ARN", "KIP_CELL_SG", "CLUSTER_DNS", "NAMESPACE", "IMAGE_REGISTRY"} {
 		delete(v, name)
 	}
 	find(t, render(t, v), "ConfigMap kip/kip-provider").into(t, &configMap)

@@ -7,6 +7,7 @@
 {{- .Files.Get "files/provider.yaml"
   | replace "${USE_REGION}" .Values.region
   | replace "${VPC_ID}" .Values.vpcID
+  | replace "[${CELL_SOFTWARE}]" (toJson .Values.cellSoftware)
   | replace "${CELL_IMAGE_ID}" (join "," .Values.cellImageIDs)
   | replace "${CELL_INSTANCE_PROFILE_ARN}" .Values.cellInstanceProfileARN
   | replace "${KIP_CELL_SG}" (join "," .Values.cellSecurityGroups)

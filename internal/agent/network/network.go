@@ -162,3 +162,26 @@ func EnsureResolver(path string, servers []string) error {
 	}
 	return nil
 }
+
+// systemd-resolved's own server, which only the cell itself can reach, and the
+// file with the servers behind it.
+const (
+	stubServer    = "nameserver 127.0.0.53"
+	resolvedTruth = "/run/systemd/resolve/resolv.conf"
+)
+
+// PodResolver returns the file that pods get a copy of when they are to resolve
+// names as their cell does: resolv.conf, unless that leads to a server that a pod
+// cannot reach.
+func PodResolver(path string) string { return podResolver(path, resolvedTruth) }
+
+func podResolver(path, truth string) string {
+	content, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(content), stubServer) {
+		return path
+	}
+	if _, err := os.Stat(truth); err != nil {
+		return path
+	}
+	return truth
+}

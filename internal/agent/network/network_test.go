@@ -86,3 +86,28 @@ func TestEnsureResolver(t *testing.T) {
 		})
 	}
 }
+
+func TestPodResolver(t *testing.T) {
+	dir := t.TempDir()
+	path, truth := filepath.Join(dir, "resolv.conf"), filepath.Join(dir, "truth")
+	write := func(path, content string) {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := podResolver(path, truth); got != path {
+		t.Errorf("without any file it is %s", got)
+	}
+	write(path, "# systemd\nnameserver 127.0.0.53\noptions edns0\n")
+	if got := podResolver(path, truth); got != path {
+		t.Errorf("without another file it is %s", got)
+	}
+	write(truth, "nameserver 10.0.0.2\n")
+	if got := podResolver(path, truth); got != truth {
+		t.Errorf("a pod cannot reach the stub, and gets %s", got)
+	}
+	write(path, "nameserver 10.0.0.2\n")
+	if got := podResolver(path, truth); got != path {
+		t.Errorf("a server that all can reach is passed over for %s", got)
+	}
+}

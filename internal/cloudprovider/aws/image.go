@@ -49,7 +49,21 @@ func ParseImageSpec(owners, executableUsers, imageIDs, filters string) (ImageSpe
 	return spec, nil
 }
 
-func (s ImageSpec) empty() bool {
+// NodeImage selects Amazon's images for EKS nodes of a version of Kubernetes,
+// such as 1.36: Amazon Linux 2023, with the kubelet of that version, for both
+// architectures.
+func NodeImage(kubernetes string) ImageSpec {
+	name := func(architecture string) string {
+		return fmt.Sprintf("amazon-eks-node-al2023-%s-standard-%s-v*", architecture, kubernetes)
+	}
+	return ImageSpec{
+		Owners:  []string{"amazon"},
+		Filters: []ImageFilter{{Name: "name", Values: []string{name("x86_64"), name("arm64")}}},
+	}
+}
+
+// Empty says that it selects nothing.
+func (s ImageSpec) Empty() bool {
 	return len(s.Owners) == 0 && len(s.ExecutableUsers) == 0 && len(s.ImageIDs) == 0 && len(s.Filters) == 0
 }
 
@@ -110,7 +124,7 @@ const actionDescribeImages = "ec2:DescribeImages"
 
 func (i *images) read(ctx context.Context) (chosenImages, error) {
 	spec := i.p.cfg.Image
-	if spec.empty() {
+	if spec.Empty() {
 		return chosenImages{}, invalid(actionDescribeImages, "cells.bootImageSpec is empty: no image was chosen for cells")
 	}
 	in := &ec2.DescribeImagesInput{

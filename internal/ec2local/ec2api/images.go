@@ -86,11 +86,14 @@ func (a *API) describeImages(in *describeImagesRequest) (*describeImagesAnswer, 
 	return answer, nil
 }
 
-// ownedBy tells whether an image belongs to one of the owners: account numbers, self, or names of AWS's own accounts,
-// which own nothing here.
+// amazonEKS is the account that owns Amazon's images for EKS nodes, one of several that are called amazon.
+const amazonEKS = "602401143452"
+
+// ownedBy tells whether an image belongs to one of the owners: account numbers, self, or amazon.
 func (a *API) ownedBy(i cloud.Image, owners []string) bool {
 	return len(owners) == 0 || slices.Contains(owners, i.OwnerID) ||
-		i.OwnerID == a.cloud.AccountID() && slices.Contains(owners, "self")
+		i.OwnerID == a.cloud.AccountID() && slices.Contains(owners, "self") ||
+		i.OwnerID == amazonEKS && slices.Contains(owners, "amazon")
 }
 
 // executableBy tells whether an image may be launched by one of the users: account numbers, self, or all. Images of
