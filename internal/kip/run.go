@@ -30,7 +30,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -63,6 +62,12 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	klog.SetSlogLogger(log)
 	provider.UseLibraryLog(log)
 
+	var probes probes
+	endProbes, err := probes.listen(o.HealthListen)
+	if err != nil {
+		return err
+	}
+	defer endProbes()
 	cfg, err := config.Load(o.ProviderConfig)
 	if err != nil {
 		return err
@@ -91,6 +96,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	probes.readyWhen(cachesRead(mgr.GetCache()))
 	logs, err := podlogs.NewStore(filepath.Join(o.DataDir, "logs"))
 	if err != nil {
 		return err
@@ -422,32 +428,14 @@ func newManager(c *rest.Config, o Options) (ctrl.Manager, error) {
 			},
 			DefaultTransform: cache.TransformStripManagedFields(),
 		},
-		Metrics:                metricsserver.Options{BindAddress: o.MetricsListen},
-		HealthProbeBindAddress: o.HealthListen,
+		Metrics: metricsserver.Options{BindAddress: o.MetricsListen},
+		// Kip has its own, which do not wait for the manager.
+		HealthProbeBindAddress: "0",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
-		return nil, fmt.Errorf("making the manager: %w", err)
-	}
-	if err := mgr.AddReadyzCheck("caches", cachesRead(mgr.GetCache())); err != nil {
-		return nil, fmt.Errorf("making the manager: %w", err)
-	}
 	return mgr, nil
-}
-
-// cachesRead is ready when pods and cells were read, which is when all parts
-// run: from then on nothing of Kip waits for anything but its work.
-func cachesRead(c cache.Cache) healthz.Checker {
-	return func(r *http.Request) error {
-		ctx, cancel := context.WithTimeout(r.Context(), 500*time.Millisecond)
-		defer cancel()
-		if !c.WaitForCacheSync(ctx) {
-			return errors.New("pods and cells were not read yet")
-		}
-		return nil
-	}
 }
 
 func portOf(listen string) (int32, error) {

@@ -1,0 +1,72 @@
+package kip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+)
+
+// probes answers those who watch over Kip, before there is anything else of it.
+//
+// /healthz is the process's own health, for which it is enough to answer. Who
+// asks it ends the process if it does not, and that helps against nothing but a
+// process that is stuck: of an API server or a cloud that is away the next one
+// would hear no more, and would have to find all cells again besides.
+//
+// /readyz is whether all parts run, and an error says what Kip waits for.
+type probes struct {
+	ready atomic.Pointer[healthz.Checker]
+}
+
+// listen answers at an address, "0" for nowhere, until end is called.
+func (p *probes) listen(address string) (end func(), err error) {
+	if address == "0" {
+		return func() {}, nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listening for health probes: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz", healthz.CheckHandler{Checker: healthz.Ping})
+	mux.Handle("GET /readyz", healthz.CheckHandler{Checker: p.readyz})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = server.Serve(listener) })
+	return func() {
+		_ = server.Close()
+		wg.Wait()
+	}, nil
+}
+
+// readyWhen names the check that decides from now on.
+func (p *probes) readyWhen(check healthz.Checker) { p.ready.Store(&check) }
+
+func (p *probes) readyz(r *http.Request) error {
+	check := p.ready.Load()
+	if check == nil {
+		return errors.New("Kip waits for the API server")
+	}
+	return (*check)(r)
+}
+
+// cachesRead is ready when pods and cells were read, which is when all parts
+// run: from then on nothing of Kip waits for anything but its work.
+func cachesRead(c cache.Cache) healthz.Checker {
+	return func(r *http.Request) error {
+		ctx, cancel := context.WithTimeout(r.Context(), 500*time.Millisecond)
+		defer cancel()
+		if !c.WaitForCacheSync(ctx) {
+			return errors.New("pods and cells were not read yet")
+		}
+		return nil
+	}
+}
