@@ -194,6 +194,7 @@ const (
 	ReasonInvalidConfiguration = "InvalidConfiguration"
 	ReasonCloudError           = "CloudError"
 	ReasonNotEntitled          = "NotEntitled"
+	ReasonLimitReached         = "LimitReached"
 	ReasonBooting              = "Booting"
 	ReasonEnrolled             = "Enrolled"
 	ReasonEnrolmentRefused     = "EnrolmentRefused"

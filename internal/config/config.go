@@ -127,6 +127,9 @@ type Cells struct {
 	// BootTimeout is how long an instance may take from launch to enrolment.
 	BootTimeout metav1.Duration `json:"bootTimeout,omitempty"`
 
+	// Limits are what Kip may have in the cloud at one time.
+	Limits Limits `json:"limits,omitempty"`
+
 	// StatusInterval is how often, in seconds, the cells' signs of life are
 	// looked over.
 	StatusInterval int32 `json:"statusInterval,omitempty"`
@@ -139,6 +142,27 @@ type Cells struct {
 
 	// RegistryMirrors are asked before the registries that images name.
 	RegistryMirrors []RegistryMirror `json:"registryMirrors,omitempty"`
+}
+
+// Limits bound what Kip launches: whoever makes pods without end does not spend
+// without end. What is not given is not limited.
+type Limits struct {
+	// Instances is how many there may be.
+	Instances *int32 `json:"instances,omitempty"`
+	// HourlyUSD is what they may cost together in an hour.
+	HourlyUSD *resource.Quantity `json:"hourlyUSD,omitempty"`
+	// LaunchesPerMinute is how many may be launched in any minute.
+	LaunchesPerMinute *int32 `json:"launchesPerMinute,omitempty"`
+	// Namespaces are further limits, of the pods of a namespace.
+	Namespaces []NamespaceLimits `json:"namespaces,omitempty"`
+}
+
+// NamespaceLimits bound the instances of one namespace's pods.
+type NamespaceLimits struct {
+	// Name is the namespace; "*" means each one that is not named.
+	Name      string             `json:"name"`
+	Instances *int32             `json:"instances,omitempty"`
+	HourlyUSD *resource.Quantity `json:"hourlyUSD,omitempty"`
 }
 
 // Healthcheck is whose word counts when it is decided that a cell works no

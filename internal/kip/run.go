@@ -339,7 +339,7 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		return err
 	}
 	cells, err := lifecycle.New(lifecycle.Config{
-		Client: mgr.GetClient(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
 		Offerings:   region.Offerings,
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: cfg.Cells.VolumeGiB()},
 		UserData:    data,
@@ -349,6 +349,7 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		Events:      eventRecorder(mgr),
 		Metrics:     metrics.Registry,
 		Logger:      log,
+		Limits:      cfg.Cells.Limits.Launches(),
 		BootTimeout: cfg.Cells.BootTimeout.Duration,
 	})
 	if err != nil {

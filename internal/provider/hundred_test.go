@@ -140,7 +140,7 @@ func (f *fleet) start() {
 	}
 	kip.NotifyPods(f.t.Context(), f.written)
 	cells, err := lifecycle.New(lifecycle.Config{
-		Client: api, Cloud: f.cloud.Provider("test"), NodeName: testNode,
+		Client: api, Live: api, Cloud: f.cloud.Provider("test"), NodeName: testNode,
 		Offerings: f.choose, UserData: func(*v1beta1.Cell) ([]byte, error) { return []byte("{}"), nil },
 		Clock: f.clock, Events: f.events, Metrics: prometheus.NewRegistry(), Logger: log,
 	})

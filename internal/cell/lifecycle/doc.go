@@ -4,6 +4,7 @@
 //
 //	launch.go     Pending → Launching → Booting: choose an offering, write the
 //	              intent down, ask the cloud, go on to the next offering
+//	limit.go      what the operator's limits keep from being launched
 //	reaction.go   what each kind of refusal leads to
 //	follow.go     Booting → Ready, Bound, Running, Draining: what became of it
 //	route.go      networks that the pod asked to be led to its instance

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell/limits"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/instancetype"
 )
@@ -53,22 +55,35 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 	if err != nil {
 		return r.refused(s, &cloudprovider.Error{Kind: cloudprovider.InvalidConfiguration, Err: fmt.Errorf("making user data: %w", err)}), nil
 	}
+	if err := r.fillLaunches(ctx); err != nil {
+		return r.refused(s, err), nil
+	}
 	a := &attempt{userData: userData, barred: map[v1beta1.CapacityType]bool{}, full: map[string]int{}, below: map[v1beta1.CapacityType]int32{}}
 	for range offeringsPerReconcile {
 		if s.cell.Status.Phase != v1beta1.CellLaunching {
 			if result, stop := r.stopped(s); stop {
 				return result, nil
 			}
+			if reached := r.limits.Room(s.cell, 0); reached != nil {
+				return r.limited(s, reached), nil
+			}
 			chosen, wait := r.choose(ctx, s, a)
 			if chosen == nil {
 				return wait, nil
+			}
+			next := r.launchOf(s, chosen)
+			if reached := r.limits.Room(s.cell, limits.MicroUSD(next)); reached != nil {
+				return r.limited(s, reached), nil
 			}
 			if pacer, ok := r.cfg.Cloud.(cloudprovider.Pacer); ok {
 				if err := pacer.Turn(ctx, s.cell.UID); err != nil {
 					return r.refused(s, err), nil
 				}
 			}
-			if err := r.intend(ctx, s, chosen); err != nil {
+			if reached := r.limits.Claim(s.cell, limits.MicroUSD(next)); reached != nil {
+				return r.limited(s, reached), nil
+			}
+			if err := r.intend(ctx, s, next); err != nil {
 				return reconcile.Result{}, err
 			}
 		}
@@ -167,21 +182,27 @@ func spread(zones []string, uid types.UID) []string {
 	return slices.Concat(zones[first:], zones[:first])
 }
 
-// intend writes down which offering is asked for next. From here on an
-// instance may exist.
-func (r *Reconciler) intend(ctx context.Context, s *scope, o *instancetype.Offering) error {
-	status := &s.cell.Status
+// launchOf is the Cell's next intent.
+func (r *Reconciler) launchOf(s *scope, o *instancetype.Offering) *v1beta1.LaunchStatus {
 	launch := &v1beta1.LaunchStatus{
 		InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, Architecture: o.Architecture,
 		HourlyUSD: o.Price(), Time: metav1.NewTime(r.cfg.Clock.Now()),
 	}
-	if status.Launch != nil {
-		launch.Number = status.Launch.Number + 1
+	if before := s.cell.Status.Launch; before != nil {
+		launch.Number = before.Number + 1
 	}
+	return launch
+}
+
+// intend writes down which offering is asked for next. From here on an
+// instance may exist.
+func (r *Reconciler) intend(ctx context.Context, s *scope, launch *v1beta1.LaunchStatus) error {
+	status := &s.cell.Status
 	status.Launch, status.Phase = launch, v1beta1.CellLaunching
 	s.condition(metav1.ConditionFalse, v1beta1.ReasonLaunching, "launching "+describe(launch))
 	s.mem.token, s.mem.ambiguous = "", false
 	if err := r.write(ctx, s); err != nil {
+		s.mem.doubtful = !apierrors.IsConflict(err) && !apierrors.IsNotFound(err)
 		return err
 	}
 	s.mem.token = s.token()
@@ -193,6 +214,12 @@ func (r *Reconciler) intend(ctx context.Context, s *scope, o *instancetype.Offer
 func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bool, result reconcile.Result, err error) {
 	launch := s.cell.Status.Launch
 	log := s.log.With("type", launch.InstanceType, "zone", launch.Zone, "capacityType", launch.CapacityType)
+	if reached := r.limits.Launch(s.cell); reached != nil {
+		if found, result, err := r.adopt(ctx, s); found {
+			return false, result, err
+		}
+		return false, r.limited(s, reached), nil
+	}
 	begin := r.cfg.Clock.Now()
 	instance, err := r.cfg.Cloud.Create(ctx, cloudprovider.LaunchRequest{
 		ClientToken: s.token(), CellName: s.cell.Name, CellUID: s.cell.UID, Pod: s.cell.Spec.Pod.DeepCopy(),
@@ -237,9 +264,8 @@ func (r *Reconciler) create(ctx context.Context, s *scope, a *attempt) (again bo
 // settle handles a failed call when it, or an earlier one for the same intent,
 // may have launched an instance: the intent stands until that is known.
 func (r *Reconciler) settle(ctx context.Context, s *scope, a *attempt, cause error) (again bool, result reconcile.Result, err error) {
-	if i := r.seen.launched(s.cell.UID, s.token()); i != nil {
-		s.log.Info("instance of an unanswered launch found", "instance", i.ID)
-		return false, reconcile.Result{RequeueAfter: r.cfg.BootTimeout}, r.launchedAs(ctx, s, i)
+	if found, result, err := r.adopt(ctx, s); found {
+		return false, result, err
 	}
 	kind := cloudprovider.KindOf(cause)
 	if (kind.Definite() || kind == cloudprovider.TokenConflict) && r.provenAbsent(s) {
@@ -247,6 +273,16 @@ func (r *Reconciler) settle(ctx context.Context, s *scope, a *attempt, cause err
 		return r.react(s, a, cause)
 	}
 	return false, r.refusedKeeping(s, cause), nil
+}
+
+// adopt takes the instance of a launch that had no answer, if one is seen.
+func (r *Reconciler) adopt(ctx context.Context, s *scope) (found bool, result reconcile.Result, err error) {
+	i := r.seen.launched(s.cell.UID, s.token())
+	if i == nil {
+		return false, reconcile.Result{}, nil
+	}
+	s.log.Info("instance of an unanswered launch found", "instance", i.ID)
+	return true, reconcile.Result{RequeueAfter: r.cfg.BootTimeout}, r.launchedAs(ctx, s, i)
 }
 
 // launchedAs records the instance. It is written at once, since dialling the

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell/limits"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/instancetype"
 )
@@ -30,8 +31,9 @@ const DefaultBootTimeout = 5 * time.Minute
 // Config is everything that a Reconciler needs from outside.
 type Config struct {
 	// Client reads Cells, and the pods of NodeName; a cache that lags behind
-	// is expected.
+	// is expected. Live reads Cells from the API server itself.
 	Client client.Client
+	Live   client.Reader
 	Cloud  cloudprovider.Provider
 	// Routes makes routes to instances; nil where the cloud has none.
 	Routes cloudprovider.Router
@@ -56,6 +58,9 @@ type Config struct {
 	// nobody counts.
 	Ended func(context.Context, *v1beta1.Cell) error
 
+	// Limits are what may be launched, nothing forbidden if zero.
+	Limits limits.Limits
+
 	// BootTimeout is DefaultBootTimeout if 0.
 	BootTimeout time.Duration
 
@@ -74,6 +79,11 @@ type Reconciler struct {
 	seen        *observer
 	metrics     *metrics
 
+	limits *limits.Ledger
+	// filled and launchesFilled: the ledger knows what was before this Kip.
+	filling                sync.Mutex
+	filled, launchesFilled bool
+
 	mu       sync.Mutex
 	memories map[types.UID]*memory
 	names    map[string]types.UID
@@ -85,9 +95,9 @@ type Reconciler struct {
 // New checks the configuration and registers metrics. It starts nothing.
 func New(cfg Config) (*Reconciler, error) {
 	switch {
-	case cfg.Client == nil, cfg.Cloud == nil, cfg.Offerings == nil, cfg.UserData == nil,
+	case cfg.Client == nil, cfg.Live == nil, cfg.Cloud == nil, cfg.Offerings == nil, cfg.UserData == nil,
 		cfg.Clock == nil, cfg.Events == nil, cfg.Metrics == nil, cfg.Logger == nil:
-		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Ended, MayLaunch, Options and Routes must be set")
+		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Ended, Limits, MayLaunch, Options and Routes must be set")
 	case cfg.NodeName == "":
 		return nil, errors.New("lifecycle: node name is empty")
 	}
@@ -98,8 +108,13 @@ func New(cfg Config) (*Reconciler, error) {
 	if err != nil {
 		return nil, err
 	}
+	ledger, err := limits.New(cfg.Limits, cfg.Clock, cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("lifecycle: %w", err)
+	}
 	return &Reconciler{
-		cfg: cfg, started: cfg.Clock.Now(), unavailable: &instancetype.Unavailable{},
+		limits: ledger,
+		cfg:    cfg, started: cfg.Clock.Now(), unavailable: &instancetype.Unavailable{},
 		seen: newObserver(cfg.Cloud, cfg.Clock), metrics: m,
 		memories: map[types.UID]*memory{}, names: map[string]types.UID{},
 		changed: make(chan event.GenericEvent),
@@ -109,11 +124,13 @@ func New(cfg Config) (*Reconciler, error) {
 // Reconcile implements reconcile.Reconciler for one Cell. It may be called for
 // different Cells at the same time, for one Cell one call at a time.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	if err := r.fillLimits(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
 	cell := &v1beta1.Cell{}
 	if err := r.cfg.Client.Get(ctx, req.NamespacedName, cell); err != nil {
 		if apierrors.IsNotFound(err) {
-			r.forget(req.Name)
-			return reconcile.Result{}, nil
+			return r.vanished(ctx, req.Name)
 		}
 		return reconcile.Result{}, fmt.Errorf("reading cell %s: %w", req.Name, err)
 	}
@@ -126,9 +143,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		// the requeue is for the case that it came between Get and here.
 		return reconcile.Result{RequeueAfter: 100 * time.Millisecond}, nil
 	}
+	if ok, err := r.settled(ctx, s); !ok {
+		return reconcile.Result{RequeueAfter: 100 * time.Millisecond}, client.IgnoreNotFound(err)
+	}
 	result, err := r.step(ctx, s)
 	if err == nil {
 		err = r.write(ctx, s)
+	}
+	if err == nil {
+		r.limits.Note(s.base)
 	}
 	if apierrors.IsConflict(err) {
 		// Somebody else wrote first. Nothing was lost: their write comes

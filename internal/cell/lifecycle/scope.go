@@ -35,6 +35,8 @@ type memory struct {
 	// phase is what the gauge counts the Cell under.
 	phase v1beta1.CellPhase
 
+	// doubtful: an intent was written without an answer.
+	doubtful bool
 	// token is the ClientToken of the last intent that this process wrote.
 	token string
 	// ambiguous: a call with the present intent's token may have had no answer.
@@ -110,6 +112,7 @@ func (r *Reconciler) forget(name string) {
 	delete(r.names, name)
 	delete(r.memories, uid)
 	r.mu.Unlock()
+	r.limits.Forget(name)
 	if ok {
 		r.metrics.phase(mem, "")
 		r.seen.transitional(uid, false)

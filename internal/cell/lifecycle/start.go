@@ -46,16 +46,22 @@ func (r *Reconciler) tell(ctx context.Context, names []string) {
 	}
 }
 
-// wait lets time pass; it returns true when it was cut short because a Cell
-// came into transition while none was.
+// wait lets time pass, and tells Cells that wait at a limit when they can go on.
+// It returns true when it was cut short because a Cell came into transition
+// while none was.
 func (r *Reconciler) wait(ctx context.Context, d time.Duration) (poked bool) {
 	timer := r.cfg.Clock.NewTimer(d)
 	defer timer.Stop()
-	select {
-	case <-timer.C():
-	case <-r.seen.poke:
-		return true
-	case <-ctx.Done():
+	for {
+		select {
+		case <-r.limits.Freed():
+			r.tell(ctx, r.limits.Next())
+		case <-timer.C():
+			return false
+		case <-r.seen.poke:
+			return true
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return false
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -25,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell/limits"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/cloudprovider/cloudprovidertest"
 	"github.com/elotl/kip/v2/internal/instancetype"
@@ -44,6 +46,9 @@ type world struct {
 
 	offerings []instancetype.Offering
 	userData  func(*v1beta1.Cell) ([]byte, error)
+	limits    limits.Limits
+	// cached is what Kip's cache has of a Cell instead of what is so; may be nil.
+	cached func(name string) (cell *v1beta1.Cell, stale bool)
 
 	// The present Kip.
 	kip    *Reconciler
@@ -155,6 +160,15 @@ func (w *world) boot(life *mortal) {
 			if life.dead {
 				return errKilled
 			}
+			if cell, ok := obj.(*v1beta1.Cell); ok && w.cached != nil {
+				if old, stale := w.cached(key.Name); stale {
+					if old == nil {
+						return apierrors.NewNotFound(schema.GroupResource{Group: v1beta1.GroupVersion.Group, Resource: "cells"}, key.Name)
+					}
+					old.DeepCopyInto(cell)
+					return nil
+				}
+			}
 			return c.Get(ctx, key, obj, opts...)
 		},
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
@@ -168,7 +182,7 @@ func (w *world) boot(life *mortal) {
 	})
 	cloud := mortalCloud{w.cloud.Provider("test"), life}
 	kip, err := New(Config{
-		Client: api, Cloud: cloud, Routes: cloud, NodeName: testNode,
+		Client: api, Live: w.api, Limits: w.limits, Cloud: cloud, Routes: cloud, NodeName: testNode,
 		Offerings: w.choose, UserData: func(c *v1beta1.Cell) ([]byte, error) { return w.userData(c) },
 		Clock: w.clock, Events: w.events, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 	})

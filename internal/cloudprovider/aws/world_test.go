@@ -110,7 +110,7 @@ func newWorld(t *testing.T, limits throttle.Limits, offerings func(v1beta1.Requi
 	}
 	w.api = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1beta1.Cell{}).Build()
 	w.kip, err = lifecycle.New(lifecycle.Config{
-		Client: w.api, Cloud: w.driver, NodeName: "node", Offerings: offerings,
+		Client: w.api, Live: w.api, Cloud: w.driver, NodeName: "node", Offerings: offerings,
 		UserData: func(*v1beta1.Cell) ([]byte, error) { return []byte("{}"), nil },
 		Clock:    clock.RealClock{}, Events: w.events, Metrics: metrics, Logger: log,
 	})
