@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -175,7 +176,11 @@ func TestAgainstAnAPIServer(t *testing.T) {
 		}
 	}
 	must(admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, metav1.CreateOptions{}))
-	must(admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{}))
+	virtual, err := admin.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}}, metav1.CreateOptions{})
+	must(nil, err)
+	attached := []corev1.AttachedVolume{{Name: "kubernetes.io/csi/disk.example.com^vol-1", DevicePath: ""}}
+	virtual.Status.VolumesAttached = append(attached, corev1.AttachedVolume{Name: "kubernetes.io/csi/disk.example.com^vol-2"})
+	must(admin.CoreV1().Nodes().UpdateStatus(ctx, virtual, metav1.UpdateOptions{}))
 	must(admin.CoreV1().ServiceAccounts(ns).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "seller"}}, metav1.CreateOptions{}))
 	for _, name := range []string{"password", "other"} {
 		must(admin.CoreV1().Secrets(ns).Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, StringData: map[string]string{"p": "of " + name}}, metav1.CreateOptions{}))
@@ -187,7 +192,7 @@ func TestAgainstAnAPIServer(t *testing.T) {
 		Spec: corev1.PersistentVolumeSpec{
 			Capacity: size, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
 			ClaimRef:               &corev1.ObjectReference{Namespace: ns, Name: "data"},
-			PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{Driver: "disk.example.com", VolumeHandle: "vol-1"}},
 		},
 	}, metav1.CreateOptions{}))
 	must(admin.CoreV1().PersistentVolumeClaims(ns).Create(ctx, &corev1.PersistentVolumeClaim{
@@ -203,7 +208,7 @@ func TestAgainstAnAPIServer(t *testing.T) {
 	pod := webPod()
 	pod.ObjectMeta = metav1.ObjectMeta{Name: "web", Namespace: ns}
 	pod.Spec.Volumes = append(pod.Spec.Volumes[:2:2], corev1.Volume{Name: "settings", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}})
-	pod, err := admin.CoreV1().Pods(ns).Create(ctx, pod, metav1.CreateOptions{})
+	pod, err = admin.CoreV1().Pods(ns).Create(ctx, pod, metav1.CreateOptions{})
 	must(nil, err)
 
 	h := newHarness(t, func(c *gateway.Config) {
@@ -233,8 +238,11 @@ func TestAgainstAnAPIServer(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the watch is silent")
 	}
-	if volume, err := kubelet.PersistentVolumes().Get(ctx, "pv-data", metav1.GetOptions{}); err != nil || volume.Spec.HostPath.Path != "/data" {
+	if volume, err := kubelet.PersistentVolumes().Get(ctx, "pv-data", metav1.GetOptions{}); err != nil || volume.Spec.CSI.VolumeHandle != "vol-1" {
 		t.Errorf("own volume: %v, %v", volume, err)
+	}
+	if n, err := kubelet.Nodes().Get(ctx, node, metav1.GetOptions{}); err != nil || !slices.Equal(n.Status.VolumesAttached, attached) {
+		t.Errorf("own node: %v, attached %+v", err, n.Status.VolumesAttached)
 	}
 	token := func(namespace, account string, change func(*authenticationv1.TokenRequest)) error {
 		request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{

@@ -55,6 +55,12 @@ func newTarget(t testing.TB) *target {
 		c.Upstream = &rest.Config{Host: "http://api.example.com", Transport: tg}
 	})
 	fillUpstream(h)
+	put(h, "/api/v1/nodes/"+node, &corev1.Node{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: node, Labels: map[string]string{neighboursWord: ""}},
+		Status: corev1.NodeStatus{VolumesAttached: []corev1.AttachedVolume{
+			{Name: "kubernetes.io/csi/disk.example.com^vol-pv-data"}, {Name: "kubernetes.io/csi/disk.example.com^vol-" + neighboursWord},
+		}},
+	})
 	for path, object := range h.Upstream.Objects() {
 		data, err := json.Marshal(object)
 		if err != nil {

@@ -37,8 +37,9 @@
 //
 // The Node, its Lease and its CSINode exist in this package only, one of each
 // per cell. The kubelet finds there what it wrote, under what Kip knows
-// better: labels, capacity, addresses, attached volumes. A renewed Lease is a
-// heartbeat.
+// better: labels, capacity, addresses. Which volumes of the pod are attached is
+// looked up in the API server's Node whenever the kubelet gets its own. A
+// renewed Lease is a heartbeat.
 //
 // Services, EndpointSlices, ServiceCIDRs, RuntimeClasses and CSIDrivers are
 // read by Kip as itself, once, and served to all cells by package watchcache. Of

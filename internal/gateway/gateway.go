@@ -41,9 +41,6 @@ type Cell struct {
 	// Labels are the virtual node's and the instance's own. They win over
 	// what the kubelet sets.
 	Labels map[string]string
-	// VolumesAttached is what the API server's Node says of it. The kubelet
-	// waits for a volume to be there before it mounts it.
-	VolumesAttached []corev1.AttachedVolume
 }
 
 // State is what the provider knows of cells and pods. Its methods must not
@@ -236,18 +233,6 @@ func (g *Gateway) sweep() {
 // when the cell's connection is made anew.
 func (g *Gateway) ForCell(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.serve(name, w, r) })
-}
-
-// Node returns the Node as the cell's kubelet last wrote it (conditions,
-// volumes in use), or nil if it has not yet. The caller must not modify it.
-func (g *Gateway) Node(cell string) *corev1.Node {
-	g.mu.Lock()
-	c := g.cells[cell]
-	g.mu.Unlock()
-	if c == nil {
-		return nil
-	}
-	return c.writtenNode()
 }
 
 // cell returns the memory of a cell, made if need be.

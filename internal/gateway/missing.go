@@ -9,9 +9,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Missing is an object that a pod refers to and that is not there.
+// Missing is something that a pod refers to, or waits for, and that is not there.
 type Missing struct {
-	// Kind is Secret or ConfigMap.
+	// Kind is Secret, ConfigMap or VolumeAttachment, whose name is its
+	// PersistentVolume's.
 	Kind, Name string
 	// Optional: the pod can do without it.
 	Optional bool
@@ -37,15 +38,21 @@ func (c *call) noteMissing(answer io.Reader) io.Reader {
 		m.Kind = "ConfigMap"
 		eachConfigMap(c.pod, refs.see)
 	}
-	if refs.count == 0 || c.g.missing == nil {
+	if refs.count == 0 {
 		return answer
 	}
 	m.Optional = refs.all
 	return &firstLine{Reader: answer, found: func(line []byte) {
-		if saysNone(line) && c.firstMissing(m) {
-			c.g.missing(c.pod, m)
+		if saysNone(line) {
+			c.tellMissing(m)
 		}
 	}}
+}
+
+func (c *call) tellMissing(m Missing) {
+	if c.g.missing != nil && c.firstMissing(m) {
+		c.g.missing(c.pod, m)
+	}
 }
 
 // firstMissing is true once for each object; a kubelet lists again and again.

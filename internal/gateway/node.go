@@ -23,8 +23,10 @@ type nodeView struct {
 	mu sync.Mutex
 	// written is what the kubelet wrote last, nil before it did.
 	written *corev1.Node
-	single  *watchcache.Single
-	// cell is what single was last made from, besides written.
+	// attached is what the API server's Node said when the cell asked last.
+	attached []corev1.AttachedVolume
+	single   *watchcache.Single
+	// cell is what single was last made from, besides those two.
 	cell    Cell
 	made    bool
 	created time.Time
@@ -49,7 +51,7 @@ func (c *cellState) showNode(cell Cell) {
 	if v.made && equality.Semantic.DeepEqual(cell, v.cell) {
 		return
 	}
-	node := overlaidNode(v.written, cell, v.created)
+	node := overlaidNode(v.written, cell, v.attached, v.created)
 	if _, err := v.single.Set(node.Name, node.UID, node); err != nil {
 		c.g.log.Error("a node cannot be shown to its cell", "cell", c.name, "err", err)
 		return
@@ -61,7 +63,7 @@ func (c *cellState) showNode(cell Cell) {
 // it what Kip knows better. Labels decide whether the kubelet admits its pod,
 // and so does the capacity, which a kubelet in a container would take from the
 // machine around it.
-func overlaidNode(written *corev1.Node, cell Cell, created time.Time) *corev1.Node {
+func overlaidNode(written *corev1.Node, cell Cell, attached []corev1.AttachedVolume, created time.Time) *corev1.Node {
 	node := &corev1.Node{}
 	if written != nil {
 		node = written.DeepCopy()
@@ -87,7 +89,7 @@ func overlaidNode(written *corev1.Node, cell Cell, created time.Time) *corev1.No
 	node.Spec = corev1.NodeSpec{}
 
 	status := &node.Status
-	status.VolumesAttached = cell.VolumesAttached
+	status.VolumesAttached = attached
 	if status.Capacity == nil {
 		status.Capacity = corev1.ResourceList{}
 	}
@@ -115,11 +117,14 @@ func overlaidNode(written *corev1.Node, cell Cell, created time.Time) *corev1.No
 	return node
 }
 
-// writtenNode is what the kubelet wrote last, nil before it did.
-func (c *cellState) writtenNode() *corev1.Node {
-	c.node.mu.Lock()
-	defer c.node.mu.Unlock()
-	return c.node.written
+// noteAttached takes over which volumes are attached.
+func (c *cellState) noteAttached(attached []corev1.AttachedVolume) {
+	v := &c.node
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !slices.Equal(v.attached, attached) {
+		v.attached, v.made = attached, false
+	}
 }
 
 // nodeSource is the view as a watch sees it: up to date whenever it looks.
@@ -154,10 +159,17 @@ func (c *call) selectsOwnNode() error {
 	return nil
 }
 
+// getNode is how a kubelet looks whether a volume is attached, again and again,
+// so that is looked up anew each time.
 func (c *call) getNode() error {
 	if err := c.ownNode(); err != nil {
 		return err
 	}
+	attached, err := c.attachedVolumes()
+	if err != nil {
+		return err
+	}
+	c.noteAttached(attached)
 	c.refreshNode()
 	return c.writeSingle(c.cellState.node.single)
 }

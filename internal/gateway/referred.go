@@ -241,6 +241,38 @@ func (c *call) fetchVolume(name string) (*corev1.PersistentVolume, []byte, error
 	return &volume, data, err
 }
 
+// csiVolumes are the volumes of CSI drivers that the pod's claims are bound to.
+func (c *call) csiVolumes() ([]*corev1.PersistentVolume, error) {
+	var found []*corev1.PersistentVolume
+	for claim := range podClaims(c.pod) {
+		volume, err := c.boundVolume(claim)
+		if err != nil {
+			return nil, err
+		}
+		if volume != nil && volume.Spec.CSI != nil {
+			found = append(found, volume)
+		}
+	}
+	return found, nil
+}
+
+// csiDriver is what the cluster knows of a CSI driver, nil if that is nothing.
+func (c *call) csiDriver(name string) (*storagev1.CSIDriver, error) {
+	shared := c.g.sharedResource(csiDrivers)
+	if err := c.g.waitSynced(c.ctx, shared); err != nil {
+		return nil, err
+	}
+	object := shared.collection.Get("", name)
+	if object == nil {
+		return nil, nil
+	}
+	driver := &storagev1.CSIDriver{}
+	if err := object.Decode(driver); err != nil {
+		return nil, fmt.Errorf("reading CSIDriver %s: %w", name, err)
+	}
+	return driver, nil
+}
+
 // isBound tells whether a volume is bound to a claim. A claim can name any
 // volume; what counts is whom the volume names.
 func isBound(volume *corev1.PersistentVolume, claim reference) bool {

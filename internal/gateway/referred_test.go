@@ -46,6 +46,7 @@ func fillUpstream(h *harness) {
 				ClaimRef: &corev1.ObjectReference{Namespace: ns, Name: claim},
 				PersistentVolumeSource: corev1.PersistentVolumeSource{CSI: &corev1.CSIPersistentVolumeSource{
 					Driver:                     "disk.example.com",
+					VolumeHandle:               "vol-" + name,
 					NodeStageSecretRef:         &corev1.SecretReference{Namespace: "storage", Name: "stage-" + name},
 					ControllerPublishSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "controller-" + name},
 				}},

@@ -86,14 +86,22 @@ func newShared[List runtime.Object](
 	return s
 }
 
+// sharedResource finds the cache of a resource, nil if there is none.
+func (g *Gateway) sharedResource(resource schema.GroupVersionResource) *sharedResource {
+	i := slices.IndexFunc(g.shared, func(s *sharedResource) bool { return s.resource == resource })
+	if i < 0 {
+		return nil
+	}
+	return g.shared[i]
+}
+
 // sharedSource finds the cache that a request is about, filled, and the
 // selector to read it with.
 func (c *call) sharedSource() (watchcache.Source, watchcache.Selector, error) {
-	i := slices.IndexFunc(c.g.shared, func(s *sharedResource) bool { return s.resource == c.req.resource })
-	if i < 0 {
+	shared := c.g.sharedResource(c.req.resource)
+	if shared == nil {
 		return nil, watchcache.Selector{}, fmt.Errorf("there is no cache of %s", c.req.resource)
 	}
-	shared := c.g.shared[i]
 	sel := watchcache.Selector{Labels: c.req.options.labelSelector, Fields: c.req.options.fieldSelector}
 	for _, requirement := range sel.Fields.Requirements() {
 		if !slices.Contains(shared.fields, requirement.Field) {

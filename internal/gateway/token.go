@@ -4,13 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"github.com/elotl/kip/v2/internal/gateway/watchcache"
 )
 
 const (
@@ -125,38 +122,22 @@ func (c *call) csiDriversOfPod() ([]*storagev1.CSIDriver, error) {
 			names = append(names, csi.Driver)
 		}
 	}
-	for claim := range podClaims(c.pod) {
-		volume, err := c.boundVolume(claim)
-		if err != nil {
-			return nil, err
-		}
-		if volume != nil && volume.Spec.CSI != nil {
-			names = append(names, volume.Spec.CSI.Driver)
-		}
-	}
-	if len(names) == 0 {
-		return nil, nil
-	}
-	i := slices.IndexFunc(c.g.shared, func(s *sharedResource) bool { return s.resource == csiDrivers })
-	if err := c.g.waitSynced(c.ctx, c.g.shared[i]); err != nil {
+	volumes, err := c.csiVolumes()
+	if err != nil {
 		return nil, err
+	}
+	for _, v := range volumes {
+		names = append(names, v.Spec.CSI.Driver)
 	}
 	var drivers []*storagev1.CSIDriver
 	for _, name := range names {
-		object := c.g.shared[i].collection.Get("", name)
-		if object == nil {
-			continue
-		}
-		driver, err := decodeDriver(object)
+		driver, err := c.csiDriver(name)
 		if err != nil {
 			return nil, err
 		}
-		drivers = append(drivers, driver)
+		if driver != nil {
+			drivers = append(drivers, driver)
+		}
 	}
 	return drivers, nil
-}
-
-func decodeDriver(object *watchcache.Object) (*storagev1.CSIDriver, error) {
-	driver := &storagev1.CSIDriver{}
-	return driver, object.Decode(driver)
 }

@@ -7,10 +7,14 @@ import (
 )
 
 // Missing tells who looks at a pod that something it refers to is not there.
-// The reasons are those of virtual-kubelet, whose own resolver Kip does not use.
+// The reasons of Secrets and ConfigMaps are those of virtual-kubelet, whose own
+// resolver Kip does not use.
 func (p *Provider) Missing(pod *corev1.Pod, m gateway.Missing) {
 	secret := m.Kind == "Secret"
 	switch {
+	case m.Kind == "VolumeAttachment":
+		p.Recorder.Eventf(pod, corev1.EventTypeWarning, "VolumeNotAttached",
+			"volume %s is mounted when it is attached to the pod's instance; Kip attaches no volumes, and the status of node %s does not say that anybody else has", m.Name, p.NodeName)
 	case m.Optional && secret:
 		p.Recorder.Eventf(pod, corev1.EventTypeNormal, "OptionalSecretNotFound", "there is no Secret %s; the pod starts without it", m.Name)
 	case m.Optional:
