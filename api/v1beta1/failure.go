@@ -10,6 +10,8 @@ const (
 	FailureSilent FailureReason = "Silent"
 	// FailureImpaired: the cloud's own checks of the instance failed for too long.
 	FailureImpaired FailureReason = "Impaired"
+	// FailureEnded: somebody else than Kip stopped the instance or began to end it.
+	FailureEnded FailureReason = "Ended"
 )
 
 // FailureStatus is Kip's word that the cell works no more. It is written before

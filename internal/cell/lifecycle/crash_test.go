@@ -21,6 +21,7 @@ type script struct {
 	cell     func(*v1beta1.Cell)
 	enrolAt  int // 0: never
 	giveUpAt int // 0: never
+	killAt   int // when somebody else terminates the instance; 0: never
 	deleteAt int
 }
 
@@ -57,6 +58,9 @@ var scripts = map[string]script{
 	"given up": {
 		reason: "terminated without being deleted, and deleted when its instance is gone", enrolAt: 5, giveUpAt: 10, deleteAt: 30,
 	},
+	"ended from outside": {
+		reason: "its end is awaited, and the Cell deleted when it has come", enrolAt: 5, killAt: 10, deleteAt: 30,
+	},
 	"never boots": {
 		reason: "terminated by the timeout, then deleted", deleteAt: 320,
 	},
@@ -88,6 +92,9 @@ func (s script) play(t *testing.T, at int, after bool) (calls int) {
 		}
 		if s.giveUpAt != 0 && second >= s.giveUpAt && cell.Status.Failure == nil && cell.Status.Enrolment != nil {
 			w.giveUp()
+		}
+		if alive := w.cloud.Alive(); s.killAt != 0 && second >= s.killAt && len(alive) > 0 {
+			w.cloud.Kill(alive[0].ID, "Client.UserInitiatedShutdown")
 		}
 		if s.enrolAt != 0 && second >= s.enrolAt && !enrolled && cell.Status.InstanceID != "" && cell.DeletionTimestamp == nil {
 			enrolled = true

@@ -14,7 +14,7 @@ import (
 func (r *Reconciler) fail(ctx context.Context, s *scope) (reconcile.Result, error) {
 	failure := s.cell.Status.Failure
 	if s.cell.Status.Phase != v1beta1.CellTerminating {
-		s.log.Warn("cell was given up, its instance is terminated", "instance", s.cell.Status.InstanceID, "why", failure.Message)
+		s.log.Warn("cell is given up, its instance is terminated", "instance", s.cell.Status.InstanceID, "why", failure.Message)
 		s.cell.Status.Phase = v1beta1.CellTerminating
 		r.say(s, v1beta1.ReasonUnhealthy, failure.Message)
 		if err := r.write(ctx, s); err != nil {

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/instancetype"
 )
 
@@ -29,8 +30,14 @@ const aheadRecheck = 2 * time.Second
 
 // follow keeps the phase of a Cell with an instance true.
 func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, error) {
-	if why := r.gone(s); why != "" {
+	switch state, why := r.gone(s); {
+	case why == "":
+	case state == "" || state == cloudprovider.StateTerminated:
 		return r.lose(ctx, s, why)
+	default:
+		// It has not ended yet, and what runs in it may not have either.
+		s.cell.Status.Failure = &v1beta1.FailureStatus{Reason: v1beta1.FailureEnded, Message: why, Time: metav1.NewTime(s.now)}
+		return r.fail(ctx, s)
 	}
 	r.avoid(s)
 	next := r.run
@@ -56,27 +63,28 @@ func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, er
 	return result, nil
 }
 
-// gone says why the instance is of no use any more, "" while it is.
-func (r *Reconciler) gone(s *scope) string {
+// gone says why the instance is of no use any more, "" while it is, and in what
+// state it was seen, "" when it does not exist.
+func (r *Reconciler) gone(s *scope) (state cloudprovider.State, why string) {
 	id := s.cell.Status.InstanceID
 	mine, ok := r.found(s)
 	if !ok {
-		return ""
+		return "", ""
 	}
 	for _, i := range mine {
 		if i.ID != id {
 			continue // what it is doing here is garbage collection's business
 		}
 		if !i.State.Alive() {
-			return fmt.Sprintf("instance %s is %s: %s", id, i.State, i.StateReason)
+			return i.State, fmt.Sprintf("instance %s is %s: %s", id, i.State, i.StateReason)
 		}
 		addresses(s.cell, &i)
-		return ""
+		return "", ""
 	}
 	if r.provenAbsent(s) {
-		return fmt.Sprintf("instance %s does not exist any more", id)
+		return "", fmt.Sprintf("instance %s does not exist any more", id)
 	}
-	return ""
+	return "", ""
 }
 
 // boot waits for enrolment, for a time. An instance that was launched while

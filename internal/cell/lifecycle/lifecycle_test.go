@@ -578,10 +578,11 @@ func TestInstanceLost(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason string
 		happen func(*world, string)
+		first  string // what the Cell says first
 	}{
-		"terminated from outside": {"the state says so", func(w *world, id string) { w.cloud.Kill(id, "Client.UserInitiatedShutdown") }},
-		"stopped from outside":    {"a cell is single use; a stopped one still costs its volume", func(w *world, id string) { w.cloud.Stop(id, "stopped by hand") }},
-		"vanished":                {"two looks did not find it", func(w *world, id string) { w.cloud.Forget(id) }},
+		"terminated from outside": {"the state says so", func(w *world, id string) { w.cloud.Kill(id, "Client.UserInitiatedShutdown") }, v1beta1.ReasonUnhealthy},
+		"stopped from outside":    {"a cell is single use; a stopped one still costs its volume", func(w *world, id string) { w.cloud.Stop(id, "stopped by hand") }, v1beta1.ReasonUnhealthy},
+		"vanished":                {"two looks did not find it", func(w *world, id string) { w.cloud.Forget(id) }, v1beta1.ReasonInstanceGone},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -592,10 +593,17 @@ func TestInstanceLost(t *testing.T) {
 			w.until("running", func() bool { return w.cell().Status.Phase == v1beta1.CellRunning })
 			tc.happen(w, w.cell().Status.InstanceID)
 			w.until("loss noticed", func() bool { return w.cell().Status.Phase == v1beta1.CellTerminating })
-			w.want(v1beta1.CellTerminating, v1beta1.ReasonInstanceGone)
-			if alive := w.cloud.Alive(); len(alive) > 0 {
-				t.Errorf("%s: still there: %+v", tc.reason, alive)
-			}
+			w.want(v1beta1.CellTerminating, tc.first)
+			// Its pod may run until it has ended, so it is not gone before.
+			w.until("proven gone", func() bool {
+				gone := w.reason() == v1beta1.ReasonInstanceGone
+				for _, i := range w.cloud.All() {
+					if gone && i.State != cloudprovider.StateTerminated {
+						t.Fatalf("%s: it counts as gone and is %s", tc.reason, i.State)
+					}
+				}
+				return gone
+			})
 			w.delete()
 			w.until("cell gone", func() bool { return w.cell() == nil })
 		})
