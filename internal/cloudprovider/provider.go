@@ -133,6 +133,16 @@ type ScheduledEvent struct {
 	NotBefore time.Time
 }
 
+// ConsoleReader is an optional ability of a Provider: it shows what an instance
+// writes to its console, for people to find out why it does not boot.
+type ConsoleReader interface {
+	// Console returns the last of it that the cloud has, as it was written: up
+	// to some ten kilobytes, of anything. It may be empty, and it may be asked for
+	// an instance that is terminated. Kip can do without: if the error is Denied,
+	// nobody was told that a right lacks.
+	Console(ctx context.Context, id string) (string, error)
+}
+
 // ArchitectureLister is an optional ability of a Provider.
 type ArchitectureLister interface {
 	// Architectures returns those, in Kubernetes' words, for which there is a

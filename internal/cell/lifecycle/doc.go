@@ -9,6 +9,7 @@
 //	follow.go     Booting → Ready, Bound, Running, Draining: what became of it
 //	route.go      networks that the pod asked to be led to its instance
 //	fail.go       the Cell was given up: end the instance, prove it is gone
+//	console.go    the last words of an instance that never enrolled
 //	terminate.go  the Cell was deleted: end the instance, prove it is gone
 //	observe.go    what the cloud says of all instances, by one List per tick
 //

@@ -221,6 +221,9 @@ func (r *Reconciler) lose(ctx context.Context, s *scope, message string) (reconc
 	s.log.Warn("instance lost", "instance", s.cell.Status.InstanceID, "why", message)
 	s.cell.Status.Phase = v1beta1.CellTerminating
 	s.condition(metav1.ConditionFalse, v1beta1.ReasonInstanceGone, message)
+	if s.cell.Status.Enrolment == nil && s.cell.Status.InstanceID != "" {
+		message += r.console(ctx, s)
+	}
 	r.event(s, corev1.EventTypeWarning, v1beta1.ReasonInstanceGone, message)
 	if err := r.write(ctx, s); err != nil {
 		return reconcile.Result{}, err

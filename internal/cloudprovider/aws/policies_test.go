@@ -319,8 +319,8 @@ func (p *Provider) endAll(t *testing.T) error {
 	return err
 }
 
-// TestOptionalPolicy: with it Kip may ask how instances are, and without it is
-// told no by the name of the action.
+// TestOptionalPolicy: with it Kip may ask how instances are and read the consoles
+// of cells, and without it is told no by the name of the action.
 func TestOptionalPolicy(t *testing.T) {
 	i := install(t)
 	i.policy(i.document("kip-policy-tight.json"))
@@ -330,5 +330,13 @@ func TestOptionalPolicy(t *testing.T) {
 	i.iam("PutRolePolicy", "RoleName", "kip", "PolicyName", "kip-optional", "PolicyDocument", i.document("kip-policy-optional.json"))
 	if _, err := i.kip(nil).Health(t.Context()); err != nil {
 		t.Errorf("with it: %v", err)
+	}
+	kip := i.kip(nil)
+	cell, err := kip.Create(t.Context(), request("token"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kip.Console(t.Context(), cell.ID); err != nil {
+		t.Errorf("the console of a cell: %v", err)
 	}
 }

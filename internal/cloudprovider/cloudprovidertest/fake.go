@@ -40,6 +40,9 @@ type Cloud struct {
 	// Architectures are those with a machine image; nil means all.
 	Architectures []string
 
+	// ConsoleText is what every instance writes to its console.
+	ConsoleText string
+
 	// TakenRoutes are networks that lead to something else.
 	TakenRoutes []string
 
@@ -61,6 +64,8 @@ const (
 	Zones  Method = "Zones"
 
 	Architectures Method = "Architectures"
+
+	Console Method = "Console"
 
 	EnsureRoutes Method = "EnsureRoutes"
 	RemoveRoutes Method = "RemoveRoutes"
@@ -240,6 +245,7 @@ var (
 	_ cloudprovider.ZoneLister         = (*Fake)(nil)
 	_ cloudprovider.ArchitectureLister = (*Fake)(nil)
 	_ cloudprovider.Router             = (*Fake)(nil)
+	_ cloudprovider.ConsoleReader      = (*Fake)(nil)
 )
 
 // Create implements cloudprovider.Provider.
@@ -376,6 +382,19 @@ func (f *Fake) architectures() []string {
 		return []string{"amd64", "arm64"}
 	}
 	return f.Cloud.Architectures
+}
+
+// Console implements cloudprovider.ConsoleReader.
+func (f *Fake) Console(ctx context.Context, id string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if before, after := f.begin(ctx, Console, cloudprovider.LaunchRequest{}); before != nil || after != nil {
+		return "", firstOf(before, after)
+	}
+	if m := f.mine(id); m == nil || !f.visible(m) {
+		return "", &cloudprovider.Error{Kind: cloudprovider.NotFound, Action: "Console", Message: id}
+	}
+	return f.ConsoleText, nil
 }
 
 func (f *Fake) mine(id string) *machine {
