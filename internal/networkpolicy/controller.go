@@ -26,10 +26,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell"
 	"github.com/elotl/kip/v2/internal/networkpolicy/rules"
 )
 
@@ -121,13 +121,9 @@ func (c *Controller) SetupWithManager(mgr ctrl.Manager) error {
 	if err := mgr.Add(c); err != nil {
 		return fmt.Errorf("networkpolicy: adding the controller: %w", err)
 	}
-	ours := predicate.NewPredicateFuncs(func(o client.Object) bool {
-		cell, ok := o.(*v1beta1.Cell)
-		return ok && cell.Spec.NodeName == c.cfg.NodeName
-	})
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("networkpolicy").
-		For(&v1beta1.Cell{}, builder.WithPredicates(ours)).
+		For(&v1beta1.Cell{}, builder.WithPredicates(cell.OfNode(c.cfg.NodeName))).
 		Complete(c)
 	if err != nil {
 		return fmt.Errorf("networkpolicy: setting up the controller: %w", err)

@@ -7,12 +7,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell"
 )
 
 var (
@@ -27,13 +26,9 @@ func (m *Manager) SetupWithManager(mgr ctrl.Manager) error {
 	if err := mgr.Add(m); err != nil {
 		return fmt.Errorf("connection: adding the sessions: %w", err)
 	}
-	ours := predicate.NewPredicateFuncs(func(o client.Object) bool {
-		cell, ok := o.(*v1beta1.Cell)
-		return ok && cell.Spec.NodeName == m.cfg.NodeName
-	})
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("cell.connection").
-		For(&v1beta1.Cell{}, builder.WithPredicates(ours)).
+		For(&v1beta1.Cell{}, builder.WithPredicates(cell.OfNode(m.cfg.NodeName))).
 		Complete(m)
 	if err != nil {
 		return fmt.Errorf("connection: setting up the controller: %w", err)

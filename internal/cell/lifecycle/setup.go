@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell"
 )
 
 // workers is how many Cells are worked on at once. A launch keeps one busy for
@@ -45,13 +46,9 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 	if err := mgr.Add(r); err != nil {
 		return fmt.Errorf("lifecycle: adding the observer: %w", err)
 	}
-	ours := predicate.NewPredicateFuncs(func(o client.Object) bool {
-		c, ok := o.(*v1beta1.Cell)
-		return ok && c.Spec.NodeName == r.cfg.NodeName
-	})
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("cell.lifecycle").
-		For(&v1beta1.Cell{}, builder.WithPredicates(ours)).
+		For(&v1beta1.Cell{}, builder.WithPredicates(cell.OfNode(r.cfg.NodeName))).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.cellsOfPod), builder.WithPredicates(podPhaseChanged)).
 		WatchesRawSource(source.Channel(r.changed, &handler.EnqueueRequestForObject{})).
 		WithOptions(controller.Options{

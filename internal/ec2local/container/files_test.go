@@ -3,7 +3,6 @@ package container
 import (
 	"errors"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,7 +60,7 @@ func TestMakeDisk(t *testing.T) {
 	if err := os.Symlink("a", filepath.Join(rootfs, "var/lib/kip/link")); err != nil {
 		t.Fatal(err)
 	}
-	k, err := keeper.New(t.TempDir(), slog.Default())
+	k, err := keeper.New(t.TempDir(), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,8 +22,6 @@ import (
 // as well. An init that does not handle it is killed when the grace period is over.
 const PowerOffSignal = unix.Signal(38)
 
-const defaultGrace = 10 * time.Second
-
 // Config says how a Hypervisor works.
 type Config struct {
 	// StateDir keeps the machines' disks and what is known of their processes, in the directory "machines". It must
@@ -52,25 +50,11 @@ var _ machine.Hypervisor = (*Hypervisor)(nil)
 
 // New returns a Hypervisor, which must be closed. It needs root. The machines of an earlier one wait to be adopted.
 func New(c Config) (*Hypervisor, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("machines made of namespaces need root")
-	}
-	stateDir, err := filepath.Abs(c.StateDir)
-	if err != nil {
-		return nil, fmt.Errorf("finding the state directory: %w", err)
-	}
-	c.StateDir = stateDir
-	if c.PowerOffGrace == 0 {
-		c.PowerOffGrace = defaultGrace
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
 	groups, err := hostCgroups(c.Cluster)
 	if err != nil {
 		return nil, fmt.Errorf("learning the host's cgroups: %w", err)
 	}
-	k, err := keeper.New(filepath.Join(c.StateDir, "machines"), c.Logger)
+	k, err := keeper.New(filepath.Join(c.StateDir, "machines"), c.PowerOffGrace, c.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +70,7 @@ func (h *Hypervisor) Start(ctx context.Context, m machine.Spec) error {
 	if err := h.start(ctx, m); err != nil {
 		return fmt.Errorf("starting machine %s: %w", m.ID, err)
 	}
-	h.config.Logger.Info("machine started", "instance", m.ID, "took", time.Since(begin))
+	h.keeper.Log().Info("machine started", "instance", m.ID, "took", time.Since(begin))
 	return nil
 }
 
@@ -116,7 +100,7 @@ func (h *Hypervisor) PowerOff(ctx context.Context, id string, force bool) error 
 	if !force {
 		ask = func(p *keeper.Process) error { return p.Signal(PowerOffSignal) }
 	}
-	if err := h.keeper.End(ctx, id, ask, h.config.PowerOffGrace); err != nil {
+	if err := h.keeper.End(ctx, id, ask); err != nil {
 		return fmt.Errorf("powering off machine %s: %w", id, err)
 	}
 	if err := h.cgroups.remove(ctx, id); err != nil {

@@ -18,12 +18,16 @@ const (
 	// consoles are looked after every consoleInterval, and cut when they are longer than consoleLimit.
 	consoleInterval = 10 * time.Second
 	consoleLimit    = 1 << 20
+
+	// defaultGrace is how long machines have to end when they are asked to. EC2 gives some minutes.
+	defaultGrace = 10 * time.Second
 )
 
 // Keeper keeps the machines of one hypervisor. Calls for the same machine must not overlap.
 type Keeper struct {
-	dir string
-	log *slog.Logger
+	dir   string
+	grace time.Duration
+	log   *slog.Logger
 
 	exited  chan string
 	closing chan struct{}
@@ -33,12 +37,30 @@ type Keeper struct {
 	running map[string]*Process
 }
 
-// New returns a Keeper of the machines in a directory, which it makes if it is missing. It must be closed.
-func New(dir string, log *slog.Logger) (*Keeper, error) {
+// New returns a Keeper of the machines in a directory, which it makes if it is missing. It must be closed, and needs
+// root, as whatever runs machines here does. grace is how long machines have to end by themselves, 10 s if it is 0; log
+// is slog.Default if it is nil.
+func New(dir string, grace time.Duration, log *slog.Logger) (*Keeper, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("running machines needs root")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("finding the directory of machines: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return nil, fmt.Errorf("making the directory of machines: %w", err)
 	}
-	k := &Keeper{dir: dir, log: log, exited: make(chan string), closing: make(chan struct{}), running: map[string]*Process{}}
+	if grace == 0 {
+		grace = defaultGrace
+	}
+	if log == nil {
+		log = slog.Default()
+	}
+	k := &Keeper{
+		dir: dir, grace: grace, log: log,
+		exited: make(chan string), closing: make(chan struct{}), running: map[string]*Process{},
+	}
 	k.tasks.Go(k.trimConsoles)
 	return k, nil
 }
@@ -54,6 +76,9 @@ func (k *Keeper) Close() {
 	k.mu.Unlock()
 	k.tasks.Wait()
 }
+
+// Log is where the Keeper tells of machines, and its hypervisor may.
+func (k *Keeper) Log() *slog.Logger { return k.log }
 
 // Exited delivers the ID of each machine whose process ended and was not ended by End.
 func (k *Keeper) Exited() <-chan string { return k.exited }
@@ -133,7 +158,8 @@ func (k *Keeper) find(id string) (*Process, error) {
 // End ends a machine, also one that was never adopted, and waits until its process is gone. If ask is given, it asks
 // the machine to end by itself, which is waited for as long as the grace; then the process is killed. A machine that
 // does not run is no error.
-func (k *Keeper) End(ctx context.Context, id string, ask func(*Process) error, grace time.Duration) error {
+func (k *Keeper) End(ctx context.Context, id string, ask func(*Process) error) error {
+	grace := k.grace
 	p := k.process(id)
 	if p == nil { // an earlier Keeper's that nobody adopted, or one whose start was interrupted
 		var err error

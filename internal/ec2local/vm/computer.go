@@ -52,7 +52,7 @@ func (h *Hypervisor) computer(ctx context.Context, m machine.Spec) ([]string, er
 		return nil, err
 	}
 	if memory < m.MemoryMiB || float64(processors) < m.VCPUs {
-		h.config.Logger.Warn("a machine is smaller than its instance type", "instance", m.ID,
+		h.keeper.Log().Warn("a machine is smaller than its instance type", "instance", m.ID,
 			"vcpus", processors, "memoryMiB", memory, "wantVCPUs", m.VCPUs, "wantMemoryMiB", m.MemoryMiB)
 	}
 	accelerator, model := "tcg", "max"
@@ -127,6 +127,6 @@ func (h *Hypervisor) accelerated(ctx context.Context, kernel string) (bool, erro
 		return false, err
 	}
 	h.kvm[kernel] = works
-	h.config.Logger.Info("tried whether KVM works", "works", works, "took", time.Since(begin))
+	h.keeper.Log().Info("tried whether KVM works", "works", works, "took", time.Since(begin))
 	return works, nil
 }

@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -16,9 +14,6 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
-
-// defaultGrace is how long a machine has to switch itself off. EC2 gives some minutes.
-const defaultGrace = 10 * time.Second
 
 // Config says how a Hypervisor works.
 type Config struct {
@@ -54,21 +49,7 @@ var _ machine.Hypervisor = (*Hypervisor)(nil)
 // New returns a Hypervisor, which must be closed. It needs root; the machines of an earlier one wait to be adopted.
 // Whether there is a QEMU is asked when a machine is started.
 func New(c Config) (*Hypervisor, error) {
-	if os.Geteuid() != 0 {
-		return nil, errors.New("virtual machines in a local VPC need root")
-	}
-	dir, err := filepath.Abs(c.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("finding the directory of machines: %w", err)
-	}
-	c.Dir = dir
-	if c.PowerOffGrace == 0 {
-		c.PowerOffGrace = defaultGrace
-	}
-	if c.Logger == nil {
-		c.Logger = slog.Default()
-	}
-	k, err := keeper.New(c.Dir, c.Logger)
+	k, err := keeper.New(c.Dir, c.PowerOffGrace, c.Logger)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +57,8 @@ func New(c Config) (*Hypervisor, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	h.stopDHCP = stop
 	h.tasks.Go(func() {
-		if err := c.Network.ServeDHCP(ctx, h.lease, c.Logger); err != nil {
-			c.Logger.Error("virtual machines get no addresses", "error", err)
+		if err := c.Network.ServeDHCP(ctx, h.lease, k.Log()); err != nil {
+			k.Log().Error("virtual machines get no addresses", "error", err)
 		}
 	})
 	return h, nil
@@ -120,7 +101,7 @@ func (h *Hypervisor) Start(ctx context.Context, m machine.Spec) error {
 	if err := h.start(ctx, m); err != nil {
 		return fmt.Errorf("starting machine %s: %w", m.ID, err)
 	}
-	h.config.Logger.Info("machine started", "instance", m.ID, "took", time.Since(begin))
+	h.keeper.Log().Info("machine started", "instance", m.ID, "took", time.Since(begin))
 	return nil
 }
 
@@ -145,7 +126,7 @@ func (h *Hypervisor) PowerOff(ctx context.Context, id string, force bool) error 
 	if !force {
 		ask = func(*keeper.Process) error { return pressPowerButton(ctx, h.socket(id)) }
 	}
-	if err := h.keeper.End(ctx, id, ask, h.config.PowerOffGrace); err != nil {
+	if err := h.keeper.End(ctx, id, ask); err != nil {
 		return fmt.Errorf("powering off machine %s: %w", id, err)
 	}
 	return nil
