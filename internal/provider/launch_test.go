@@ -185,6 +185,19 @@ func TestInvalidPodIsToldOnceAndCorrected(t *testing.T) {
 	}
 }
 
+func TestOtherOSIsRejected(t *testing.T) {
+	w := newWorld(t)
+	w.add(func(p *corev1.Pod) { p.Spec.OS = &corev1.PodOS{Name: corev1.Windows} })
+	w.settle()
+	if len(w.cells()) != 0 {
+		t.Error("a cell for a pod that no cell can run")
+	}
+	if s := w.pod().Status; s.Phase != corev1.PodFailed || s.Reason != "PodOSNotSupported" || !strings.Contains(s.Message, "windows") {
+		t.Errorf("phase %s, reason %s: %s", s.Phase, s.Reason, s.Message)
+	}
+	w.wantEvents(v1beta1.ReasonInvalidPod)
+}
+
 func (w *world) annotate(key, value string) {
 	w.t.Helper()
 	pod := w.pod()

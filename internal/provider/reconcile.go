@@ -163,8 +163,12 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta
 	spec, known, err := p.resolvedWish(pod)
 	p.judge(pod, err)
 	if err != nil {
-		// The user's to correct; the corrected pod comes back by its event.
+		// The user's to correct; the corrected pod comes back by its event. What no
+		// user can correct is rejected, as by any kubelet.
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, v1beta1.ReasonInvalidPod, err.Error()
+		if otherOS(pod) {
+			p.setVerdict(pod, rejected("PodOSNotSupported", err))
+		}
 		return reconcile.Result{}, nil
 	}
 	if !known {

@@ -201,6 +201,15 @@ func fail(status *corev1.PodStatus, instance string, now metav1.Time) corev1.Pod
 	return failed
 }
 
+// otherOS says whether the pod is for another operating system than cells have,
+// which nobody can change any more.
+func otherOS(pod *corev1.Pod) bool { return pod.Spec.OS != nil && pod.Spec.OS.Name != corev1.Linux }
+
+// rejected is the status of a pod that never runs, in the words of a kubelet.
+func rejected(reason string, mistake error) corev1.PodStatus {
+	return corev1.PodStatus{Phase: corev1.PodFailed, Reason: reason, Message: "Pod was rejected: " + mistake.Error()}
+}
+
 // interrupted is the status of a pod that will run again on another cell: it is
 // not ready, and nothing of it runs.
 func interrupted(status *corev1.PodStatus, cell string, now metav1.Time) corev1.PodStatus {

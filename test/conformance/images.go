@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -72,6 +73,10 @@ func (m maker) specs() (map[string]ociimage.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	glibc, err := m.glibc(shell)
+	if err != nil {
+		return nil, err
+	}
 	nonroot := shell
 	nonroot.User = "1234"
 	privileges := extend(shell, map[string]string{"/usr/local/bin/nnp": m.tool("agnhost")})
@@ -79,11 +84,12 @@ func (m maker) specs() (map[string]ociimage.Spec, error) {
 	privileges.Cmd = []string{"/usr/local/bin/nnp", "nonewprivs"}
 	const registry = "registry.k8s.io/e2e-test-images/"
 	return map[string]ociimage.Spec{
-		registry + "agnhost":    agnhost,
-		registry + "busybox":    shell,
-		registry + "nonroot":    nonroot,
-		registry + "nonewprivs": privileges,
-		"registry.k8s.io/pause": {Files: map[string]string{"/pause": filepath.Join(m.root, "bin", "pause")}, Entrypoint: []string{"/pause"}},
+		registry + "agnhost":           agnhost,
+		registry + "busybox":           shell,
+		registry + "glibc-dns-testing": glibc,
+		registry + "nonroot":           nonroot,
+		registry + "nonewprivs":        privileges,
+		"registry.k8s.io/pause":        {Files: map[string]string{"/pause": filepath.Join(m.root, "bin", "pause")}, Entrypoint: []string{"/pause"}},
 	}, nil
 }
 
@@ -120,6 +126,7 @@ func (m maker) shell() (ociimage.Spec, error) {
 	links := map[string]string{}
 	for applet := range strings.FieldsSeq(string(applets)) {
 		links["/"+applet] = "/bin/busybox"
+		links["/bin/"+path.Base(applet)] = "/bin/busybox" // where upstream's image has them all
 	}
 	delete(links, "/bin/busybox")
 	delete(links, "/linuxrc")
@@ -148,7 +155,7 @@ func (m maker) agnhost(shell ociimage.Spec) (ociimage.Spec, error) {
 		"/localhost.crt": filepath.Join(source, "test/images/agnhost/porter/localhost.crt"),
 		"/localhost.key": filepath.Join(source, "test/images/agnhost/porter/localhost.key"),
 	}
-	for _, program := range []string{"curl", "ss"} {
+	for _, program := range []string{"curl", "nc.openbsd", "ss"} {
 		if err := m.program(files, program); err != nil {
 			return ociimage.Spec{}, err
 		}
@@ -172,9 +179,21 @@ func (m maker) agnhost(shell ociimage.Spec) (ociimage.Spec, error) {
 			links[path] = target
 		}
 	}
+	links["/usr/bin/nc"] = "/usr/bin/nc.openbsd"
 	spec.Links = links
 	spec.Entrypoint, spec.Cmd = []string{"/agnhost"}, []string{"pause"}
 	return spec, nil
+}
+
+// glibc has a program that asks glibc for names, which busybox does in its own way.
+func (m maker) glibc(shell ociimage.Spec) (ociimage.Spec, error) {
+	files := map[string]string{}
+	if err := m.program(files, "hostname"); err != nil {
+		return ociimage.Spec{}, err
+	}
+	var err error
+	files["/etc/nsswitch.conf"], err = m.write("glibc/etc/nsswitch.conf", []byte("hosts: files dns\n"))
+	return extend(shell, files), err
 }
 
 // served adds the image that agnhost's own registry serves, in that registry's

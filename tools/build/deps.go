@@ -34,6 +34,7 @@ var dependencies = []dependency{
 	{"awscli", "test", "reads and checks the EC2 endpoint; it holds botocore's model of the EC2 API", []string{
 		"/usr/bin/aws", "/usr/lib/python3/dist-packages/awscli/botocore/data/ec2/2016-11-15/service-2.json*"}},
 	{"curl", "test", "calls servers in Kubernetes' end-to-end tests, from inside pods", []string{"curl"}},
+	{"netcat-openbsd", "test", "sends datagrams in Kubernetes' end-to-end tests, from inside pods", []string{"nc.openbsd"}},
 	{"gettext-base", "run", "kustomize/deploy.sh fills its templates with envsubst", []string{"envsubst"}},
 	{"shellcheck", "test", "checks the scripts of kustomize", []string{"shellcheck"}},
 	{"qemu-system-x86", "vm", "runs virtual machines", []string{"qemu-system-x86_64"}},
