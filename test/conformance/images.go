@@ -77,6 +77,10 @@ func (m maker) specs() (map[string]ociimage.Spec, error) {
 	if err != nil {
 		return nil, err
 	}
+	kitten, err := m.kitten(agnhost)
+	if err != nil {
+		return nil, err
+	}
 	nonroot := shell
 	nonroot.User = "1234"
 	privileges := extend(shell, map[string]string{"/usr/local/bin/nnp": m.tool("agnhost")})
@@ -87,6 +91,7 @@ func (m maker) specs() (map[string]ociimage.Spec, error) {
 		registry + "agnhost":           agnhost,
 		registry + "busybox":           shell,
 		registry + "glibc-dns-testing": glibc,
+		registry + "kitten":            kitten,
 		registry + "nonroot":           nonroot,
 		registry + "nonewprivs":        privileges,
 		"registry.k8s.io/pause":        {Files: map[string]string{"/pause": filepath.Join(m.root, "bin", "pause")}, Entrypoint: []string{"/pause"}},
@@ -194,6 +199,22 @@ func (m maker) glibc(shell ociimage.Spec) (ociimage.Spec, error) {
 	var err error
 	files["/etc/nsswitch.conf"], err = m.write("glibc/etc/nsswitch.conf", []byte("hosts: files dns\n"))
 	return extend(shell, files), err
+}
+
+// kitten is agnhost with files of its own. A spec that mounts it looks for one of
+// them, and, deeper down, for one that it knows by the distribution's name.
+func (m maker) kitten(agnhost ociimage.Spec) (ociimage.Spec, error) {
+	source, err := m.kubernetes()
+	if err != nil {
+		return ociimage.Spec{}, err
+	}
+	release, err := m.write("kitten/etc/os-release", []byte("NAME=\"Alpine Linux\"\nID=alpine\n"))
+	html := filepath.Join(source, "test/images/kitten/html")
+	spec := extend(agnhost, map[string]string{
+		"/kitten.jpg": filepath.Join(html, "kitten.jpg"), "/data.json": filepath.Join(html, "data.json"), "/etc/os-release": release,
+	})
+	spec.Cmd = []string{"test-webserver"}
+	return spec, err
 }
 
 // served adds the image that agnhost's own registry serves, in that registry's
