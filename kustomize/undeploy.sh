@@ -157,9 +157,9 @@ kubectl delete lease "$node" --namespace kube-node-lease --ignore-not-found >&2
 if exists customresourcedefinition cells.kip.elotl.co; then
 	left=$(cells)
 	if [ -n "$left" ]; then
-		say "The definition of Cells stays: another Kip has cells."
+		say "The definitions of Cells and CachedImages stay: another Kip has cells."
 	else
-		kubectl delete customresourcedefinition cells.kip.elotl.co >&2
+		kubectl delete customresourcedefinition cells.kip.elotl.co cachedimages.kip.elotl.co --ignore-not-found >&2
 	fi
 fi
 kubectl delete clusterrolebinding,clusterrole kip-provider --ignore-not-found >&2

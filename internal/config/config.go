@@ -140,6 +140,10 @@ type Cells struct {
 	// SandboxImage is the pause image that cells use.
 	SandboxImage string `json:"sandboxImage,omitempty"`
 
+	// ImageCache is where cells find the images that the image cache has; nil if
+	// there is none.
+	ImageCache *ImageCache `json:"imageCache,omitempty"`
+
 	// RegistryMirrors are asked before the registries that images name.
 	RegistryMirrors []RegistryMirror `json:"registryMirrors,omitempty"`
 }
@@ -192,6 +196,12 @@ type Software struct {
 	Architecture string `json:"architecture"`
 	URL          string `json:"url"`
 	SHA256       string `json:"sha256"`
+}
+
+// ImageCache is a share that the image cache's controller fills.
+type ImageCache struct {
+	// Endpoint is the NFS server and the path that it exports ("server:/path").
+	Endpoint string `json:"endpoint"`
 }
 
 // RegistryMirror is an endpoint asked first for the images of some hosts.

@@ -61,7 +61,7 @@ func Parse(data []byte) (*Config, error) {
 
 // gone are keys of Kip 1 that have nothing to say any more, with the reason.
 var gone = map[string]string{
-	"cells.cellConfig":             "it configured Kip 1's image cache, which this version does not have",
+	"cells.cellConfig":             "it configured Kip 1's image cache, which is cells.imageCache.endpoint now",
 	"cells.useCloudParameterStore": "it kept the private keys of Kip 1's cells out of user data, and now there are none in it",
 }
 
@@ -143,6 +143,13 @@ func (c *Config) validate() error {
 	}
 	c.Cells.validateHealth(bad)
 	c.Cells.validateSoftware(bad)
+	if cache := c.Cells.ImageCache; cache != nil {
+		if server, path, ok := strings.Cut(cache.Endpoint, ":/"); !ok || server == "" || strings.ContainsAny(cache.Endpoint, " ,\n") {
+			bad("cells.imageCache.endpoint", "%q is not an NFS server and a path, such as fs-92e61897.efs.us-west-2.amazonaws.com:/", cache.Endpoint)
+		} else if strings.Contains("/"+path+"/", "/../") {
+			bad("cells.imageCache.endpoint", "%q has .. in its path", cache.Endpoint)
+		}
+	}
 	c.Cells.Limits.validate(bad)
 	for i, m := range c.Cells.RegistryMirrors {
 		key := fmt.Sprintf("cells.registryMirrors[%d]", i)

@@ -8,6 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/podmetrics/report"
 )
 
@@ -31,6 +32,7 @@ type agentRule struct {
 var agentPolicy = map[string]agentRule{
 	kipPrefix + "/v1/interruption":         {"interruption", mediaTypeJSON, 4 * kib, (*Gateway).reportInterruption},
 	kipPrefix + "/v1/registry-credentials": {"registrycredentials", mediaTypeJSON, 64 * kib, (*Gateway).giveRegistryCredentials},
+	grant.Path:                             {"imagecache", mediaTypeJSON, 4 * kib, (*Gateway).grantLayers},
 	report.Path:                            {"podmetrics", report.MediaType, report.MaxEncoded, (*Gateway).takePodMetrics},
 }
 

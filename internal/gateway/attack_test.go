@@ -317,6 +317,7 @@ func goodShapes(t testing.TB) []shape {
 		{"GET", "/apis/storage.k8s.io/v1/csidrivers", nil, nil, ""},
 		{"POST", "/kip/v1/interruption", nil, []string{jsonType}, `{"kind":"spot-interruption","action":"terminate","time":"2026-01-01T00:00:00Z"}`},
 		{"POST", "/kip/v1/registry-credentials", nil, []string{jsonType}, registryQuestion("registry.example.com/web")},
+		{"POST", "/kip/v1/image-cache/grant", nil, []string{jsonType}, question("registry.example.com/web:1")},
 	}
 	// The same token and event as protobuf.
 	for path, object := range map[string]runtime.Object{

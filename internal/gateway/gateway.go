@@ -107,6 +107,8 @@ type Config struct {
 	Sink       Sink
 	Registries Registries
 	PodMetrics PodMetrics
+	// ImageCache may be nil: there is none then.
+	ImageCache ImageCache
 	// Upstream leads to the API server as Kip. The gateway uses it only with
 	// the impersonation of a virtual node. It must not impersonate already.
 	Upstream *rest.Config
@@ -129,6 +131,7 @@ type Gateway struct {
 	sink       Sink
 	registries Registries
 	podMetrics PodMetrics
+	imageCache ImageCache
 	missing    func(*corev1.Pod, Missing)
 	upstream   *upstream
 	clock      clock.WithTicker
@@ -155,6 +158,7 @@ func New(config Config) (*Gateway, error) {
 		sink:       config.Sink,
 		registries: config.Registries,
 		podMetrics: config.PodMetrics,
+		imageCache: config.ImageCache,
 		missing:    config.Missing,
 		clock:      config.Clock,
 		log:        config.Log,

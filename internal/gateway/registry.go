@@ -79,19 +79,25 @@ func registryOf(image string) string {
 // volumes among them.
 func podRegistries(pod *corev1.Pod) sets.Set[string] {
 	hosts := sets.New[string]()
+	eachImage(pod, func(image string) { hosts.Insert(registryOf(image)) })
+	return hosts.Delete("")
+}
+
+// eachImage visits the images that a pod names, those of image volumes among
+// them.
+func eachImage(pod *corev1.Pod, visit func(image string)) {
 	for i := range pod.Spec.InitContainers {
-		hosts.Insert(registryOf(pod.Spec.InitContainers[i].Image))
+		visit(pod.Spec.InitContainers[i].Image)
 	}
 	for i := range pod.Spec.Containers {
-		hosts.Insert(registryOf(pod.Spec.Containers[i].Image))
+		visit(pod.Spec.Containers[i].Image)
 	}
 	for i := range pod.Spec.EphemeralContainers {
-		hosts.Insert(registryOf(pod.Spec.EphemeralContainers[i].Image))
+		visit(pod.Spec.EphemeralContainers[i].Image)
 	}
 	for i := range pod.Spec.Volumes {
 		if image := pod.Spec.Volumes[i].Image; image != nil {
-			hosts.Insert(registryOf(image.Reference))
+			visit(image.Reference)
 		}
 	}
-	return hosts.Delete("")
 }

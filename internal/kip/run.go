@@ -51,6 +51,7 @@ import (
 	"github.com/elotl/kip/v2/internal/podlogs"
 	"github.com/elotl/kip/v2/internal/podmetrics"
 	"github.com/elotl/kip/v2/internal/provider"
+	"github.com/elotl/kip/v2/internal/registry"
 	"github.com/elotl/kip/v2/internal/registrylogin"
 	"github.com/elotl/kip/v2/internal/servingcert"
 	"github.com/elotl/kip/v2/internal/tunnel"
@@ -109,7 +110,11 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 
-	images, err := imageResolver(cfg, log)
+	places, err := imagePlaces(cfg)
+	if err != nil {
+		return err
+	}
+	images, err := imageResolver(places, log)
 	if err != nil {
 		return err
 	}
@@ -176,8 +181,14 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	var cached gateway.ImageCache
+	if cfg.Cells.ImageCache != nil {
+		if cached, err = imageGrants(mgr, restConfig, kube, o, registries, places, log); err != nil {
+			return err
+		}
+	}
 	cells, err := gateway.New(gateway.Config{
-		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, Missing: pods.Missing, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
+		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, ImageCache: cached, Missing: pods.Missing, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err
@@ -257,11 +268,9 @@ func newServingCertificate(c *rest.Config, kube kubernetes.Interface, mgr ctrl.M
 	if err != nil {
 		return nil, err
 	}
-	asNode := rest.CopyConfig(c)
-	asNode.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + o.NodeName, Groups: []string{"system:nodes"}}
-	node, err := kubernetes.NewForConfig(asNode)
+	node, err := asNode(c, o.NodeName)
 	if err != nil {
-		return nil, fmt.Errorf("making the virtual node's client: %w", err)
+		return nil, err
 	}
 	return servingcert.New(servingcert.Config{
 		Kip: kube, Node: node, Signer: signer, NodeName: o.NodeName, NodeIP: o.NodeIP,
@@ -385,12 +394,17 @@ func eventRecorder(mgr ctrl.Manager) record.EventRecorder {
 }
 
 // imageResolver asks the registries that cells ask.
-func imageResolver(cfg *config.Config, log *slog.Logger) (*platforms.Resolver, error) {
-	var mirrors []platforms.Mirror
+func imageResolver(places *registry.Places, log *slog.Logger) (*platforms.Resolver, error) {
+	return platforms.New(platforms.Config{Places: places, Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log})
+}
+
+// imagePlaces are where images are asked for, the mirrors first.
+func imagePlaces(cfg *config.Config) (*registry.Places, error) {
+	var mirrors []registry.Mirror
 	for _, m := range cfg.Cells.RegistryMirrors {
-		mirrors = append(mirrors, platforms.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
+		mirrors = append(mirrors, registry.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
 	}
-	return platforms.New(platforms.Config{Mirrors: mirrors, Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log})
+	return registry.NewPlaces(mirrors)
 }
 
 // apiServer says how to reach the API server. There is no client-side limit:
@@ -413,14 +427,14 @@ func apiServer(o Options) (*rest.Config, error) {
 
 // newManager makes the manager, whose caches hold this node's pods and cells
 // and nothing else.
-func newManager(c *rest.Config, o Options) (ctrl.Manager, error) {
+func newManager(c *rest.Config, o Options, change ...func(*ctrl.Options)) (ctrl.Manager, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1beta1.AddToScheme} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("registering API types: %w", err)
 		}
 	}
-	mgr, err := ctrl.NewManager(c, ctrl.Options{
+	options := ctrl.Options{
 		Scheme: scheme,
 		Cache: cache.Options{
 			ByObject: map[client.Object]cache.ByObject{
@@ -432,7 +446,11 @@ func newManager(c *rest.Config, o Options) (ctrl.Manager, error) {
 		Metrics: metricsserver.Options{BindAddress: o.MetricsListen},
 		// Kip has its own, which do not wait for the manager.
 		HealthProbeBindAddress: "0",
-	})
+	}
+	for _, f := range change {
+		f(&options)
+	}
+	mgr, err := ctrl.NewManager(c, options)
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}

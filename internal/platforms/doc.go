@@ -10,9 +10,4 @@
 //
 //	pod's images ──► Of ──► cache ──(miss)──► queue ──► workers ──► mirrors, registry
 //	                  └──► known, not known, or ask again in a moment
-//
-// Image names are somebody's input, and Kip's place in the network is not that
-// of a cell: registries are reached over https only and never at an address of
-// this machine or of the link (metadata services), unless the configuration
-// names them as a mirror.
 package platforms

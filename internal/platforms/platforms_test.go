@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -16,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
+	fakeregistry "github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -24,6 +25,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/elotl/kip/v2/internal/registry"
 )
 
 // host is a registry that counts the manifests it is asked for.
@@ -38,7 +41,7 @@ type host struct {
 func newHost(t *testing.T) *host {
 	t.Helper()
 	h := &host{}
-	backend := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
+	backend := fakeregistry.New(fakeregistry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)))
 	h.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
 		if r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
@@ -122,19 +125,23 @@ func (nowhere) RoundTrip(*http.Request) (*http.Response, error) {
 
 // start runs a Resolver with its mirrors until the test ends. It reaches no
 // registry but them.
-func start(t *testing.T, mirrors ...Mirror) (*Resolver, *clocktesting.FakeClock) {
+func start(t *testing.T, mirrors ...registry.Mirror) (*Resolver, *clocktesting.FakeClock) {
 	t.Helper()
 	return startWith(t, nowhere{}, mirrors...)
 }
 
-func startWith(t *testing.T, outside http.RoundTripper, mirrors ...Mirror) (*Resolver, *clocktesting.FakeClock) {
+func startWith(t *testing.T, outside http.RoundTripper, mirrors ...registry.Mirror) (*Resolver, *clocktesting.FakeClock) {
 	t.Helper()
 	clk := clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
-	r, err := New(Config{Mirrors: mirrors, Clock: clk, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	places, err := registry.NewPlaces(mirrors)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.outside = outside
+	places.Outside = outside
+	r, err := New(Config{Places: places, Clock: clk, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Start(ctx) }()
@@ -184,9 +191,9 @@ func TestArchitectures(t *testing.T) {
 	other.push(t, "kept/apart/app:1", "linux/arm64", "linux/amd64")
 	other.push(t, "only/here:1", "linux/arm64")
 	r, _ := start(t,
-		Mirror{Hosts: []string{"quay.io"}, Endpoint: other.URL + "/v2/kept"},
-		Mirror{Hosts: []string{"_default"}, Endpoint: mirror.URL},
-		Mirror{Hosts: []string{"*.example.com"}, Endpoint: other.URL},
+		registry.Mirror{Hosts: []string{"quay.io"}, Endpoint: other.URL + "/v2/kept"},
+		registry.Mirror{Hosts: []string{"_default"}, Endpoint: mirror.URL},
+		registry.Mirror{Hosts: []string{"*.example.com"}, Endpoint: other.URL},
 	)
 	for name, tc := range map[string]struct {
 		reason string
@@ -219,7 +226,7 @@ func TestArchitectures(t *testing.T) {
 func TestAnswersAreRemembered(t *testing.T) {
 	h := newHost(t)
 	h.push(t, "library/app:1", "linux/amd64", "linux/arm64")
-	r, clk := start(t, Mirror{Hosts: []string{"_default"}, Endpoint: h.URL})
+	r, clk := start(t, registry.Mirror{Hosts: []string{"_default"}, Endpoint: h.URL})
 	for range 10 {
 		wait(t, r, pod("app:1"))
 	}
@@ -248,7 +255,7 @@ func TestSlowRegistryDelaysNoPodForLong(t *testing.T) {
 	h := newHost(t)
 	h.push(t, "library/app:1", "linux/arm64")
 	h.held = make(chan struct{})
-	r, clk := start(t, Mirror{Hosts: []string{"_default"}, Endpoint: h.URL})
+	r, clk := start(t, registry.Mirror{Hosts: []string{"_default"}, Endpoint: h.URL})
 	if _, done := r.Of(pod("app:1")); done {
 		t.Fatal("an answer without asking")
 	}
@@ -293,7 +300,7 @@ func TestFullQueueIsNotKnown(t *testing.T) {
 func TestInsideIsNotAsked(t *testing.T) {
 	h := newHost(t)
 	h.push(t, "library/app:1", "linux/arm64")
-	r, _ := startWith(t, transport(refuseInside))
+	r, _ := startWith(t, &http.Transport{DialContext: (&net.Dialer{Control: registry.RefuseInside}).DialContext})
 	local := strings.TrimPrefix(h.URL, "http://")
 	_, port, _ := strings.Cut(local, ":")
 	for _, image := range []string{local + "/library/app:1", "localhost:" + port + "/library/app:1", "169.254.169.254/latest/meta-data:1"} {
@@ -305,12 +312,12 @@ func TestInsideIsNotAsked(t *testing.T) {
 		t.Errorf("a listener of this machine was asked %d times", n)
 	}
 	for _, address := range []string{"127.0.0.1:443", "[::1]:443", "169.254.169.254:443", "[fe80::1]:443", "0.0.0.0:443", "[::ffff:127.0.0.1]:443"} {
-		if refuseInside("tcp", address, nil) == nil {
+		if registry.RefuseInside("tcp", address, nil) == nil {
 			t.Errorf("%s may be dialled", address)
 		}
 	}
 	for _, address := range []string{"10.1.2.3:443", "52.1.2.3:443"} {
-		if err := refuseInside("tcp", address, nil); err != nil {
+		if err := registry.RefuseInside("tcp", address, nil); err != nil {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
@@ -320,7 +327,7 @@ func TestBrokenMirrorIsPassedOver(t *testing.T) {
 	broken, good := newHost(t), newHost(t)
 	broken.broken = true
 	good.push(t, "library/app:1", "linux/arm64")
-	r, _ := start(t, Mirror{Hosts: []string{"_default"}, Endpoint: broken.URL}, Mirror{Hosts: []string{"_default"}, Endpoint: good.URL})
+	r, _ := start(t, registry.Mirror{Hosts: []string{"_default"}, Endpoint: broken.URL}, registry.Mirror{Hosts: []string{"_default"}, Endpoint: good.URL})
 	if got := wait(t, r, pod("app:1")); !slices.Equal(got, []string{"arm64"}) {
 		t.Errorf("got %v", got)
 	}

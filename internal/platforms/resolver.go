@@ -3,7 +3,6 @@ package platforms
 import (
 	"context"
 	"log/slog"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"k8s.io/utils/lru"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/elotl/kip/v2/internal/registry"
 )
 
 const (
@@ -37,16 +38,9 @@ const (
 	waiting = 256
 )
 
-// Mirror is a registry that is asked before those of Hosts; "_default" among
-// them stands for every host that no mirror names.
-type Mirror struct {
-	Hosts    []string
-	Endpoint string // http or https URL
-}
-
 // Config is what a Resolver needs from outside.
 type Config struct {
-	Mirrors []Mirror
+	Places  *registry.Places
 	Clock   clock.PassiveClock
 	Metrics prometheus.Registerer
 	Logger  *slog.Logger
@@ -61,10 +55,6 @@ type Resolver struct {
 
 	mu    sync.Mutex
 	known *lru.Cache // of *answer, by image
-
-	mirrors  map[string][]endpoint // by host
-	anywhere http.RoundTripper     // for mirrors, which the configuration names
-	outside  http.RoundTripper     // for hosts that images name
 }
 
 // answer is what is known of an image, and since when.
@@ -76,13 +66,8 @@ type answer struct {
 
 // New makes a Resolver that looks nothing up until Start is called.
 func New(cfg Config) (*Resolver, error) {
-	mirrors, err := endpointsByHost(cfg.Mirrors)
-	if err != nil {
-		return nil, err
-	}
 	r := &Resolver{
 		cfg: cfg, queue: make(chan string, waiting), known: lru.New(maxImages),
-		mirrors: mirrors, anywhere: transport(nil), outside: transport(refuseInside),
 		lookups: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kip_image_lookups_total", Help: "Images whose architectures were asked for at a registry, by result (known, unknown).",
 		}, []string{"result"}),
@@ -115,7 +100,7 @@ func (r *Resolver) Start(ctx context.Context) error {
 func (r *Resolver) Of(pod *corev1.Pod) (architectures []string, done bool) {
 	var all [][]string
 	done = true
-	for _, image := range images(pod) {
+	for _, image := range Images(pod) {
 		a, d := r.of(image)
 		all = append(all, a)
 		done = done && d // all of them are asked for at once
@@ -130,8 +115,8 @@ func (r *Resolver) Of(pod *corev1.Pod) (architectures []string, done bool) {
 	return architectures, true
 }
 
-// images are those that a pod starts with, each once.
-func images(pod *corev1.Pod) []string {
+// Images are those that a pod starts with, each once.
+func Images(pod *corev1.Pod) []string {
 	var all []string
 	add := func(image string) {
 		if image != "" && !slices.Contains(all, image) {

@@ -40,7 +40,7 @@ func TestUndeploy(t *testing.T) {
 	const pod, cell = "default web-1\n", "web-1-abc (Running i-1)\n"
 	removals := []string{
 		"--namespace kip delete job kip-cleanup", "apply --filename -", "delete node kip-provider-0", "delete lease kip-provider-0",
-		"delete customresourcedefinition cells.kip.elotl.co", "delete clusterrolebinding,clusterrole kip-provider",
+		"delete customresourcedefinition cells.kip.elotl.co cachedimages.kip.elotl.co", "delete clusterrolebinding,clusterrole kip-provider",
 		"delete rolebinding,role kip-provider --namespace kube-node-lease", "delete rolebinding kip-provider-client-ca --namespace kube-system",
 		"delete namespace kip",
 	}
