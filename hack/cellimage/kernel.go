@@ -29,8 +29,8 @@ var cmdline = strings.Join([]string{
 // epoch is the time of every file, in seconds: some time.
 const epoch = "1767225600"
 
-// makeKernel moves the kernel out of the root file system, and makes its initramfs of the modules that are there. It
-// returns the kernel's version.
+// makeKernel moves the kernel out of the root file system, makes its initramfs of the modules that are there, and one
+// program of both. It returns the kernel's version.
 func makeKernel(ctx context.Context, root, files string) (version string, err error) {
 	found, err := os.ReadDir(filepath.Join(root, "usr/lib/modules"))
 	if err != nil || len(found) != 1 {
@@ -71,7 +71,10 @@ func makeKernel(ctx context.Context, root, files string) (version string, err er
 	if err := os.WriteFile(filepath.Join(files, "cmdline"), []byte(cmdline+"\n"), 0o644); err != nil {
 		return "", err
 	}
-	return version, archive(ctx, tree, filepath.Join(files, "initrd"))
+	if err := archive(ctx, tree, filepath.Join(files, "initrd")); err != nil {
+		return "", err
+	}
+	return version, makeUnifiedKernel(ctx, root, files)
 }
 
 // unpackModules: the root file system is compressed as a whole, and to unpack them at boot would take time.

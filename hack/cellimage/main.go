@@ -4,7 +4,9 @@
 //	cellimage -o DIR
 //	cellimage -stock -o DIR    what stands for a stock image in tests
 //
-// It runs as root, and needs mmdebstrap, xz, cpio and sfdisk, and what `make tools build` makes. Packages are downloaded
+// The disk boots by itself where the firmware is UEFI, as EC2's; ec2local starts the kernel beside it, which is faster.
+//
+// It runs as root, and needs mmdebstrap, xz, cpio, objcopy, mkfs.vfat, mcopy and sfdisk, and what `make tools build` makes. Packages are downloaded
 // once, and again when the list of them changes or their directory is removed. From the same packages and programs it
 // makes the same bytes; which packages they are is in the file "packages" of the result.
 package main
@@ -49,6 +51,8 @@ const suite = "trixie"
 // packages are what of Debian is in the image, beside what they depend on.
 var packages = []string{
 	"linux-image-cloud-amd64", "kmod",
+	// What makes the kernel a program of the firmware's.
+	"systemd-boot-efi",
 	// What the kubelet, its volume plugins and kube-proxy execute.
 	"util-linux", "mount", "nftables", "e2fsprogs", "nfs-common",
 	// For the image cache.

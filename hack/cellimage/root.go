@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 )
@@ -94,59 +92,6 @@ func bundleCertificates(root string) error {
 		return err
 	}
 	return os.WriteFile(path, bundle.Bytes(), 0o644)
-}
-
-// Names that must be the same each time.
-const (
-	fileSystemUUID = "6b69702d-6365-6c6c-8000-726f6f740000"
-	tableUUID      = "6b69702d-6365-6c6c-8000-6469736b0000"
-	partitionUUID  = "6b69702d-6365-6c6c-8000-706172740000"
-	rootLabel      = "kip-root" // the initramfs looks for it
-)
-
-const mebibyte = 1 << 20
-
-// makeDisk makes a disk with one partition, the compressed root file system, and nothing behind it: a machine takes
-// what is left of its volume for what it writes.
-func makeDisk(ctx context.Context, root, files string) error {
-	// The image's own mkfs, which is as new as its kernel, makes it inside of itself.
-	const inside = "kip-image"
-	if err := os.Mkdir(filepath.Join(root, inside), 0o700); err != nil {
-		return err
-	}
-	if err := run(ctx, "chroot", root, "/usr/bin/mkfs.erofs", "--quiet", "-zlz4", "-C65536", "-T"+epoch, "--all-time", "-U"+fileSystemUUID, "--all-root",
-		"--exclude-path="+inside, inside+"/root.erofs", "/"); err != nil {
-		return err
-	}
-	source := filepath.Join(root, inside, "root.erofs")
-	info, err := os.Stat(source)
-	if err != nil {
-		return err
-	}
-	size := (info.Size() + mebibyte - 1) / mebibyte
-	disk := filepath.Join(files, "disk")
-	f, err := os.Create(disk)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Truncate((size + 2) * mebibyte); err != nil { // the table's copies
-		return err
-	}
-	table := fmt.Sprintf("label: gpt\nlabel-id: %s\nstart=1MiB, size=%dMiB, type=linux, name=%s, uuid=%s\n", tableUUID, size, rootLabel, partitionUUID)
-	if _, err := output(ctx, table, "sfdisk", "--quiet", disk); err != nil {
-		return err
-	}
-	in, err := os.Open(source)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	if _, err := f.Seek(mebibyte, io.SeekStart); err != nil {
-		return err
-	}
-	_, err = io.Copy(f, in)
-	return err
 }
 
 func copyFile(to, from string, mode os.FileMode) error {

@@ -44,6 +44,10 @@ var dependencies = []dependency{
 	{"xz-utils", "vm", "unpacks the image's kernel modules", []string{"xz"}},
 	{"cpio", "vm", "packs the image's initramfs", []string{"cpio"}},
 	{"fdisk", "vm", "partitions the image's disk", []string{"sfdisk"}},
+	{"binutils", "vm", "makes one program of kernel and initramfs", []string{"objcopy"}},
+	{"dosfstools", "vm", "makes the file system that firmware reads", []string{"mkfs.vfat"}},
+	{"mtools", "vm", "writes to it", []string{"mcopy"}},
+	{"ovmf", "vm", "is the firmware of virtual machines that start by themselves", []string{"/usr/share/ovmf/OVMF.fd"}},
 	{"python3", "test", "runs the checker of the EC2 endpoint's answers", []string{"/usr/bin/python3"}},
 }
 

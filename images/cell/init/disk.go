@@ -171,7 +171,9 @@ func addPartition(disk, last string) (string, error) {
 		}
 	}
 	const align = 2048 // sectors: 1 MiB
-	begin := (numbers[0] + numbers[1] + align - 1) / align * align
+	// Right behind the root partition is the copy of the image's partition table. The disk is larger than the image, so
+	// firmware misses a copy at its end, and may write one there anew at every boot.
+	begin := (numbers[0]+numbers[1]+align-1)/align*align + align
 	end := (numbers[2] - 34) / align * align // the partition table's copy is at the end
 	if end <= begin {
 		return "", fmt.Errorf("%s has no room behind %s", disk, last)

@@ -25,6 +25,8 @@ const (
 
 const (
 	emulator = "qemu-system-x86_64"
+	// firmware is UEFI that keeps its settings in memory, of package ovmf.
+	firmware = "/usr/share/ovmf/OVMF.fd"
 	// hostReserveMiB stays for the host: no machine gets it.
 	hostReserveMiB = 1024
 	// tapFD is where QEMU finds its end of the wire: the first descriptor after the standard ones.
@@ -65,7 +67,8 @@ func (h *Hypervisor) computer(ctx context.Context, m machine.Spec) ([]string, er
 		"-smp", strconv.Itoa(processors), "-m", strconv.FormatInt(memory, 10),
 		"-rtc", "base=utc", "-device", "virtio-rng-pci",
 		// Nobody needs what is on the disk after the host has lost its power: the host need not write it in time.
-		"-drive", "if=virtio,format=qcow2,discard=unmap,cache=unsafe,file=" + quote(h.disk(m.ID)),
+		"-drive", "if=none,id=root,format=qcow2,discard=unmap,cache=unsafe,file=" + quote(h.disk(m.ID)),
+		"-device", "virtio-blk-pci,drive=root,bootindex=1",
 		"-netdev", fmt.Sprintf("tap,id=vpc,fd=%d", tapFD), "-device", "virtio-net-pci,romfile=,netdev=vpc,mac=" + m.NIC.MAC,
 		// Appended to, so that the console can be cut while it is written.
 		"-chardev", "file,id=console,append=on,path=" + quote(h.keeper.ConsolePath(m.ID)), "-serial", "chardev:console",
@@ -79,11 +82,14 @@ func (h *Hypervisor) computer(ctx context.Context, m machine.Spec) ([]string, er
 // quote writes a path into a list of options, which commas part.
 func quote(path string) string { return strings.ReplaceAll(path, ",", ",,") }
 
-// bootArguments say what is booted: the image's kernel, or whatever is on the disk.
+// bootArguments say what is booted: the image's kernel, or what firmware finds on the disk.
 func bootArguments(image string) ([]string, error) {
 	kernel := filepath.Join(image, imageKernel)
 	if !exists(kernel) {
-		return nil, nil
+		if !exists(firmware) {
+			return nil, fmt.Errorf("virtual machines whose images have no kernel beside the disk need %s (package ovmf)", firmware)
+		}
+		return []string{"-bios", firmware}, nil
 	}
 	cmdline, err := os.ReadFile(filepath.Join(image, imageCmdline))
 	if err != nil {

@@ -15,8 +15,9 @@
 //   - Memory and processors are those of the instance type, but never more than the host's, and one processor where it
 //     is emulated. What a machine does not touch of its memory costs the host nothing.
 //   - [machine.Spec].Image is a directory with the file "disk", raw, and with "kernel", "initrd" and "cmdline" if QEMU is
-//     to start the kernel by itself. It saves the firmware and the boot loader, most of a second on a real processor and
-//     five on an emulated one.
+//     to start the kernel by itself. It saves the firmware, most of a second on a real processor and many on an emulated
+//     one. Without them UEFI firmware starts what it finds on the disk, as EC2 does, and the machine is emulated: there is
+//     no kernel to try KVM with.
 //
 // # A machine's process
 //
