@@ -156,6 +156,7 @@ func TestAWSCLI(t *testing.T) {
 	t.Run("Subnets", func(t *testing.T) { c.subnets(t, vpc) })
 	t.Run("Routes", func(t *testing.T) { c.routes(t, vpc, id) })
 	t.Run("Volumes", func(t *testing.T) { c.volumes(t, id) })
+	t.Run("Images", func(t *testing.T) { c.images(t, e) })
 	t.Run("Instance", func(t *testing.T) { c.instance(t, e, id) })
 
 	var state string
@@ -263,6 +264,24 @@ func (c *cli) volumes(t *testing.T, id string) {
 		t.Errorf("the sizes are %v", sizes)
 	}
 	c.refused("VolumeModificationRateExceeded", "modify-volume", "--volume-id", volumes[0], "--size", "21")
+}
+
+func (c *cli) images(t *testing.T, e *endpoint) {
+	snapshot := e.snapshot(t, []byte("cli"))
+	var sizes []int
+	c.run(&sizes, "describe-snapshots", "--owner-ids", "self", "--filters", "Name=status,Values=completed", "--query", "Snapshots[].VolumeSize")
+	if len(sizes) != 1 || sizes[0] != 3 {
+		t.Errorf("the snapshots' sizes are %v", sizes)
+	}
+	var image string
+	c.run(&image, "register-image", "--name", "cli", "--architecture", "x86_64", "--virtualization-type", "hvm", "--boot-mode", "uefi",
+		"--ena-support", "--imds-support", "v2.0", "--root-device-name", "/dev/xvda", "--query", "ImageId",
+		"--block-device-mappings", "DeviceName=/dev/xvda,Ebs={SnapshotId="+snapshot+",VolumeType=gp3}")
+	c.refused("InvalidSnapshot.InUse", "delete-snapshot", "--snapshot-id", snapshot)
+	c.run(nil, "deregister-image", "--image-id", image)
+	c.refused("InvalidAMIID.NotFound", "describe-images", "--image-ids", image)
+	c.run(nil, "delete-snapshot", "--snapshot-id", snapshot)
+	c.refused("InvalidSnapshot.NotFound", "describe-snapshots", "--snapshot-ids", snapshot)
 }
 
 func (c *cli) instance(t *testing.T, e *endpoint, id string) {

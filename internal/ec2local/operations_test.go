@@ -139,6 +139,8 @@ func TestEveryOperation(t *testing.T) {
 	must(e.ModifyVolume(ctx, &ec2.ModifyVolumeInput{VolumeId: e.instance(t, *id).BlockDeviceMappings[0].Ebs.VolumeId, Size: aws.Int32(11)}))(t)
 	must(e.DescribeVolumesModifications(ctx, &ec2.DescribeVolumesModificationsInput{}))(t)
 
+	e.registerImage(t, tags)
+
 	resources := []string{*id, *vpc, *group, e.subnets(t)[0], *e.instance(t, *id).NetworkInterfaces[0].NetworkInterfaceId,
 		*e.instance(t, *id).BlockDeviceMappings[0].Ebs.VolumeId}
 	must(e.CreateTags(ctx, &ec2.CreateTagsInput{Resources: resources, Tags: []types.Tag{{Key: aws.String("new"), Value: aws.String("1")}}}))(t)

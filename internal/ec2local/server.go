@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,7 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/meteringapi"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
+	"github.com/elotl/kip/v2/internal/ec2local/snapshot"
 	"github.com/elotl/kip/v2/internal/ec2local/stsapi"
 	"github.com/elotl/kip/v2/internal/ec2local/throttle"
 )
@@ -80,10 +82,11 @@ type Server struct {
 	iam    *iam.Account
 	gate   *access.Gate
 	// services by the name that requests are signed for.
-	services map[string]http.Handler
-	metering *meteringapi.Service
-	imds     *imds.Server
-	mux      *http.ServeMux
+	services  map[string]http.Handler
+	snapshots *snapshot.Store
+	metering  *meteringapi.Service
+	imds      *imds.Server
+	mux       *http.ServeMux
 }
 
 // New opens the account in cfg.Dir, or makes it.
@@ -107,10 +110,13 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the account: %w", err)
 	}
+	if s.snapshots, err = snapshot.Open(filepath.Join(cfg.Dir, "snapshots"), cfg.Clock.Now); err != nil {
+		return nil, fmt.Errorf("opening the account: %w", err)
+	}
 	s.gate = access.New(access.Config{AccountID: AccountID, Identities: s.iam, Now: cfg.Clock.Now, Serves: s.serves})
 	trouble := ec2api.Trouble{Faults: s.faults, Throttle: throttle.New(cfg.Throttling, cfg.Clock), Clock: cfg.Clock}
 	s.services = map[string]http.Handler{
-		ec2Service: ec2api.New(account, s.gate, s.iam, trouble, cfg.Log),
+		ec2Service: ec2api.New(account, s.snapshots, s.gate, s.iam, trouble, cfg.Log),
 		"iam":      iamapi.New(s.iam, s.gate, cfg.Log),
 		"sts":      stsapi.New(s.iam, s.gate, cfg.Log),
 	}

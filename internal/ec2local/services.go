@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/elotl/kip/v2/internal/ec2local/ebsapi"
 	"github.com/elotl/kip/v2/internal/ec2local/ecrapi"
 	"github.com/elotl/kip/v2/internal/ec2local/efsapi"
 	"github.com/elotl/kip/v2/internal/ec2local/eksapi"
@@ -31,6 +32,7 @@ func (s *Server) addServices() (err error) {
 	if ecr.Images != nil {
 		s.mux.Handle("/v2/", ecrapi.NewRegistry(ecr))
 	}
+	s.services[ebsService] = ebsapi.New(ebsapi.Config{Snapshots: s.snapshots, Cloud: s.cloud, Gate: s.gate, Now: now, Log: log})
 	s.services["eks"] = eksapi.New(eksapi.Config{Clusters: s.cfg.Clusters, Cloud: s.cloud, Gate: s.gate, Log: log})
 	s.services["ssm"], err = ssmapi.New(ssmapi.Config{
 		File: file("ssm.json"), Images: s.cloud.Images, AccountID: AccountID, Region: s.cfg.Region, Gate: s.gate, Now: now, Log: log,
@@ -57,10 +59,13 @@ func (s *Server) serves(service, region string) bool {
 	return region == s.cfg.Region || global && region == globalRegion
 }
 
-const efsService = "elasticfilesystem"
+const (
+	ebsService = "ebs"
+	efsService = "elasticfilesystem"
+)
 
 // havePaths are the services whose operations are found by path.
-var havePaths = []string{efsService, "eks"}
+var havePaths = []string{ebsService, efsService, "eks"}
 
 // ec2Service is the service that answers what is for none, in the protocol of most clients here.
 const ec2Service = "ec2"

@@ -20,6 +20,7 @@ var nouns = map[string]struct{ code, words string }{
 	"vol":      {"InvalidVolume", "volume"},
 	"eni":      {"InvalidNetworkInterfaceID", "networkInterface ID"},
 	"sg":       {"InvalidGroup", "security group"},
+	"snap":     {"InvalidSnapshot", "snapshot"},
 	"subnet":   {"InvalidSubnetID", "subnet ID"},
 	"vpc":      {"InvalidVpcID", "vpc ID"},
 	"rtb":      {"InvalidRouteTableID", "routeTable ID"},

@@ -25,14 +25,31 @@ type Image struct {
 	Created      time.Time `json:"creationDate"`
 	OwnerID      string    `json:"ownerId"`
 	Tags         Tags      `json:"tags"`
+
+	// VolumeGiB and VolumeType are the root volume's. The size is the least that a launch may ask for.
+	VolumeGiB  int    `json:"volumeGiB"`
+	VolumeType string `json:"volumeType"`
+	// SnapshotID is what an image was registered with; other images have none. Encrypted is the snapshot's word.
+	SnapshotID string `json:"snapshotId,omitempty"`
+	Encrypted  bool   `json:"encrypted,omitempty"`
+	// BootMode is uefi or not said.
+	BootMode string `json:"bootMode,omitempty"`
+	// NoENA images do not have the network card of newer instances.
+	NoENA bool `json:"noENA,omitempty"`
+	// TokensRequired makes instances' metadata need tokens, unless a launch says otherwise.
+	TokensRequired bool `json:"tokensRequired,omitempty"`
 }
 
-// RootDevice is the name of the root volume's device in every image, and RootVolumeGiB its size there: the least that a
-// launch may ask for.
+// RootDevice is the name of the root volume's device in every image, and RootVolumeGiB and VolumeType what it is where an
+// image does not say.
 const (
 	RootDevice    = "/dev/xvda"
 	RootVolumeGiB = 2
+	VolumeType    = "gp2"
 )
+
+// imageFile is the file of an image's folder that says what it is.
+const imageFile = "image.json"
 
 // Images reads all images, ordered by folder. The folder may change at any time, so nothing is remembered. An image
 // that cannot be read is logged and left out.
@@ -61,11 +78,14 @@ func (c *Cloud) Images() ([]Image, error) {
 
 func (c *Cloud) readImage(name string) (Image, error) {
 	dir := filepath.Join(c.cfg.Images, name)
-	raw, err := os.ReadFile(filepath.Join(dir, "image.json"))
+	raw, err := os.ReadFile(filepath.Join(dir, imageFile))
 	if err != nil {
 		return Image{}, fmt.Errorf("reading image %s: %w", name, err)
 	}
-	image := Image{ID: imageID(name), Dir: dir, Name: name, Architecture: "x86_64", OwnerID: c.cfg.AccountID}
+	image := Image{
+		ID: imageID(name), Dir: dir, Name: name, Architecture: "x86_64", OwnerID: c.cfg.AccountID,
+		VolumeGiB: RootVolumeGiB, VolumeType: VolumeType,
+	}
 	if err := json.Unmarshal(raw, &image); err != nil {
 		return Image{}, fmt.Errorf("reading image %s: %w", name, err)
 	}
@@ -77,8 +97,8 @@ func imageID(folder string) string {
 	return "ami-0" + hex.EncodeToString(sum[:8])
 }
 
-// image finds an image by its ID.
-func (c *Cloud) image(id string) (Image, error) {
+// Image finds an image by its ID.
+func (c *Cloud) Image(id string) (Image, error) {
 	images, err := c.Images()
 	if err != nil {
 		return Image{}, err

@@ -113,12 +113,16 @@ func (c *Cloud) resolve(l *Launch) (t Type, image Image, subnet Subnet, err erro
 	if l.Spot != nil && !t.Spot {
 		return fail(query.Errorf("Unsupported", "The instance type '%s' is not offered on the spot market.", l.Type))
 	}
-	if image, err = c.image(l.ImageID); err != nil {
+	if image, err = c.Image(l.ImageID); err != nil {
 		return fail(err)
 	}
 	if image.Architecture != t.Architecture {
 		return fail(query.Errorf("InvalidParameterValue", "The architecture '%s' of the specified instance type does "+
 			"not match the architecture '%s' of the specified AMI.", t.Architecture, image.Architecture))
+	}
+	if image.BootMode == BootUEFI && !t.Nitro || image.NoENA && t.Nitro {
+		return fail(query.Errorf("InvalidParameterCombination", "The instance type '%s' does not support the boot mode '%s' "+
+			"or the network card of the AMI.", t.Name, image.BootMode))
 	}
 	if subnet, err = c.resolveSubnet(l); err != nil {
 		return fail(err)
@@ -136,11 +140,11 @@ func (c *Cloud) resolve(l *Launch) (t Type, image Image, subnet Subnet, err erro
 			"%s allows %d per network interface, %d were asked for", t.Name, t.AddressesPerInterface, addresses))
 	}
 	if l.Volume.SizeGiB == 0 {
-		l.Volume.SizeGiB = RootVolumeGiB
+		l.Volume.SizeGiB = image.VolumeGiB
 	}
-	if l.Volume.SizeGiB < RootVolumeGiB {
+	if l.Volume.SizeGiB < image.VolumeGiB {
 		return fail(query.Errorf("InvalidBlockDeviceMapping", "Volume of size %dGB is smaller than snapshot, expect "+
-			"size >= %dGB", l.Volume.SizeGiB, RootVolumeGiB))
+			"size >= %dGB", l.Volume.SizeGiB, image.VolumeGiB))
 	}
 	if l.CPUCredits != "" && !t.Burstable {
 		return fail(query.Errorf("InvalidParameterCombination",

@@ -18,6 +18,7 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/cloud"
 	"github.com/elotl/kip/v2/internal/ec2local/query"
 	"github.com/elotl/kip/v2/internal/ec2local/signature"
+	"github.com/elotl/kip/v2/internal/ec2local/snapshot"
 )
 
 // maxBody is the most a request may hold, in bytes: user data is the largest part and limited to 16 KiB.
@@ -25,16 +26,17 @@ const maxBody = 1 << 20
 
 // API is EC2's API as an http.Handler.
 type API struct {
-	cloud    *cloud.Cloud
-	gate     *access.Gate
-	profiles Profiles
-	trouble  Trouble
-	log      *slog.Logger
+	cloud     *cloud.Cloud
+	snapshots *snapshot.Store
+	gate      *access.Gate
+	profiles  Profiles
+	trouble   Trouble
+	log       *slog.Logger
 }
 
 // New makes the API of an account. Requests that gate does not let pass are refused.
-func New(c *cloud.Cloud, gate *access.Gate, profiles Profiles, trouble Trouble, log *slog.Logger) *API {
-	return &API{cloud: c, gate: gate, profiles: profiles, trouble: trouble, log: log}
+func New(c *cloud.Cloud, snapshots *snapshot.Store, gate *access.Gate, profiles Profiles, trouble Trouble, log *slog.Logger) *API {
+	return &API{cloud: c, snapshots: snapshots, gate: gate, profiles: profiles, trouble: trouble, log: log}
 }
 
 // ServeHTTP implements [http.Handler].

@@ -121,6 +121,11 @@ func (a *API) resource(id string) touched {
 		}
 	case "image":
 		t = a.imageTouched(id)
+	case "snapshot":
+		t = touched{arn: "arn:aws:ec2:" + a.cloud.Region() + "::snapshot/" + id, keys: policy.Keys{}}
+		if s, err := a.snapshots.Get(id); err == nil {
+			t.has = s.Tags
+		}
 	case "subnet":
 		t.has, t.keys = a.cloud.World().Tags[id], a.vpcKeys()
 		t.keys.Set("ec2:AvailabilityZone", a.cloud.Subnet(id).Zone)
@@ -183,7 +188,7 @@ func (a *API) interfaceKeys(subnet, zone string) policy.Keys {
 	return keys
 }
 
-// imageTouched is an image. Images' ARNs name no account.
+// imageTouched is an image. ARNs of images, like those of snapshots, name no account.
 func (a *API) imageTouched(id string) touched {
 	t := touched{arn: "arn:aws:ec2:" + a.cloud.Region() + "::image/" + id, keys: policy.Keys{}}
 	images, err := a.cloud.Images()

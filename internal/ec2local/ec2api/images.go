@@ -44,12 +44,15 @@ type image struct {
 	Hypervisor         string                 `xml:"hypervisor"`
 	PlatformDetails    string                 `xml:"platformDetails"`
 	UsageOperation     string                 `xml:"usageOperation"`
+	BootMode           string                 `xml:"bootMode,omitempty"`
+	IMDSSupport        string                 `xml:"imdsSupport,omitempty"`
 }
 
 type imageDevice struct {
 	Name string `xml:"deviceName"`
 	EBS  struct {
 		DeleteOnTermination bool   `xml:"deleteOnTermination"`
+		SnapshotID          string `xml:"snapshotId,omitempty"`
 		VolumeSize          int    `xml:"volumeSize"`
 		VolumeType          string `xml:"volumeType"`
 		Encrypted           bool   `xml:"encrypted"`
@@ -114,12 +117,16 @@ func (a *API) image(i cloud.Image) image {
 	out := image{
 		ID: i.ID, Location: i.OwnerID + "/" + i.Name, State: "available", OwnerID: i.OwnerID,
 		CreationDate: formatTime(i.Created), IsPublic: a.isPublic(i), Architecture: i.Architecture, Type: "machine",
-		ENASupport: true, Name: i.Name, Description: i.Description, RootDeviceType: "ebs",
+		ENASupport: !i.NoENA, Name: i.Name, Description: i.Description, RootDeviceType: "ebs",
 		RootDeviceName: cloud.RootDevice, VirtualizationType: "hvm", Tags: tagSet(i.Tags), Hypervisor: "xen",
-		PlatformDetails: "Linux/UNIX", UsageOperation: "RunInstances",
+		PlatformDetails: "Linux/UNIX", UsageOperation: "RunInstances", BootMode: i.BootMode,
+	}
+	if i.TokensRequired {
+		out.IMDSSupport = imdsV2
 	}
 	root := imageDevice{Name: cloud.RootDevice}
-	root.EBS.DeleteOnTermination, root.EBS.VolumeSize, root.EBS.VolumeType = true, cloud.RootVolumeGiB, "gp2"
+	root.EBS.DeleteOnTermination, root.EBS.VolumeSize, root.EBS.VolumeType = true, i.VolumeGiB, i.VolumeType
+	root.EBS.SnapshotID, root.EBS.Encrypted = i.SnapshotID, i.Encrypted
 	out.BlockDevices = query.SetOf(root)
 	return out
 }
@@ -131,7 +138,7 @@ func (a *API) imageFields() fields[cloud.Image] {
 		"architecture":        one(func(i in) string { return i.Architecture }),
 		"creation-date":       one(func(i in) string { return formatTime(i.Created) }),
 		"description":         one(func(i in) string { return i.Description }),
-		"ena-support":         constant[in]("true"),
+		"ena-support":         one(func(i in) string { return yesNo(!i.NoENA) }),
 		"hypervisor":          constant[in]("xen"),
 		"image-id":            one(func(i in) string { return i.ID }),
 		"image-type":          constant[in]("machine"),

@@ -73,6 +73,10 @@ func runInstances(a *API, c call) (query.Answerer, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Whether tokens are needed is the image's word if it is not the request's.
+	if image, err := a.cloud.Image(launch.ImageID); err == nil && image.TokensRequired && in.MetadataOptions.HTTPTokens == "" {
+		launch.Metadata.TokensRequired, launch.Metadata.ResponseHopLimit = true, deref(in.MetadataOptions.HopLimit, 2)
+	}
 	if err := a.admit(c, a.touchedBy(launch)); err != nil {
 		return nil, err
 	}

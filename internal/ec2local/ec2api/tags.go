@@ -60,7 +60,7 @@ type tagDescription struct {
 // resourceTypes are the kinds of resources by the prefix of their IDs.
 var resourceTypes = map[string]string{
 	"ami": "image", "eni": "network-interface", "i": "instance", "igw": "internet-gateway", "rtb": "route-table",
-	"sg": "security-group", "subnet": "subnet", "vol": "volume", "vpc": "vpc",
+	"sg": "security-group", "snap": "snapshot", "subnet": "subnet", "vol": "volume", "vpc": "vpc",
 }
 
 func (a *API) describeTags(in *describeTagsRequest) (*describeTagsAnswer, error) {

@@ -122,7 +122,9 @@ func (a *API) touchedBy(l cloud.Launch) []touched {
 		}
 	}
 	if l.Volume.SizeGiB == 0 {
-		l.Volume.SizeGiB = cloud.RootVolumeGiB
+		if image, err := a.cloud.Image(l.ImageID); err == nil {
+			l.Volume.SizeGiB = image.VolumeGiB
+		}
 	}
 	profile := l.ProfileARN
 	if found, _, ok := a.profiles.ResolveProfile(profile); ok {

@@ -73,7 +73,7 @@ var loaders = func() map[string]func() (*Model, error) {
 	out := map[string]func() (*Model, error){}
 	for service, folder := range map[string]string{
 		"ec2": "ec2/2016-11-15", "iam": "iam/2010-05-08", "sts": "sts/2011-06-15", "ssm": "ssm/2014-11-06", "ecr": "ecr/2015-09-21",
-		"aws-marketplace": "meteringmarketplace/2016-01-14", "elasticfilesystem": "efs/2015-02-01", "eks": "eks/2017-11-01",
+		"aws-marketplace": "meteringmarketplace/2016-01-14", "elasticfilesystem": "efs/2015-02-01", "eks": "eks/2017-11-01", "ebs": "ebs/2019-11-02",
 	} {
 		out[service] = sync.OnceValues(func() (*Model, error) { return load(folder) })
 	}

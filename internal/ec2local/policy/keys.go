@@ -37,6 +37,8 @@ var known = func() map[string]bool {
 		"ec2:MetadataHttpEndpoint", "ec2:MetadataHttpPutResponseHopLimit", "ec2:MetadataHttpTokens", "ec2:Owner",
 		"ec2:Public", "ec2:RootDeviceType", "ec2:Subnet", "ec2:Tenancy", "ec2:VolumeIops", "ec2:VolumeSize",
 		"ec2:VolumeThroughput", "ec2:VolumeType",
+		// Of the EBS direct APIs' calls.
+		"ebs:Description", "ebs:VolumeSize",
 		// Of EFS's calls.
 		"elasticfilesystem:Encrypted",
 		// Of PassRole.

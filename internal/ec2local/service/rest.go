@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,6 +13,8 @@ import (
 type REST struct {
 	// Routes are the operations.
 	Routes []Route
+	// Malformed is the code of requests that cannot be read; BadRequest if empty.
+	Malformed string
 }
 
 // Route is where an operation is found.
@@ -21,6 +24,15 @@ type Route struct {
 	Path string
 	// Status is that of a success.
 	Status int
+	// Headers are parameters too: their names, by those of the headers.
+	Headers map[string]string
+	// Blob is the name of the parameter that is the body, as it is; if empty, the body is JSON.
+	Blob string
+}
+
+// Headed is an answer that has something in headers.
+type Headed interface {
+	Headers() map[string]string
 }
 
 // match tells whether a path is the route's, and the values of its parameters.
@@ -48,22 +60,34 @@ func (p REST) read(r *http.Request, body []byte) (string, func(any) error, error
 		if !ok || route.Method != r.Method {
 			continue
 		}
-		return route.Action, func(into any) error { return decodeREST(values, r, body, into) }, nil
+		return route.Action, func(into any) error {
+			if err := route.decode(values, r, body, into); err != nil {
+				return Errorf(http.StatusBadRequest, cmp.Or(p.Malformed, "BadRequest"), "%v", err)
+			}
+			return nil
+		}, nil
 	}
 	return "", nil, errUnknownAction
 }
 
-// decodeREST puts together what path, query and body say. Numbers of the query are strings: their fields have the
-// option string.
-func decodeREST(values map[string]string, r *http.Request, body []byte, into any) error {
+// decode puts together what path, query, headers and body say. All but a body's numbers are strings: their fields have
+// the option string.
+func (r Route) decode(values map[string]string, req *http.Request, body []byte, into any) error {
 	all := map[string]any{}
-	if len(body) > 0 {
+	if r.Blob != "" {
+		all[r.Blob] = body // base64 until it is decoded
+	} else if len(body) > 0 {
 		if err := json.Unmarshal(body, &all); err != nil {
-			return Errorf(http.StatusBadRequest, "BadRequest", "%v", err)
+			return err
 		}
 	}
-	for name := range r.URL.Query() {
-		all[name] = r.URL.Query().Get(name)
+	for header, name := range r.Headers {
+		if value := req.Header.Get(header); value != "" {
+			all[name] = value
+		}
+	}
+	for name := range req.URL.Query() {
+		all[name] = req.URL.Query().Get(name)
 	}
 	for name, value := range values {
 		all[name] = value
@@ -72,9 +96,8 @@ func decodeREST(values map[string]string, r *http.Request, body []byte, into any
 	if err != nil {
 		return err
 	}
-	var e *Error
-	if err := decodeJSON(whole, into); errors.As(err, &e) {
-		return Errorf(http.StatusBadRequest, "BadRequest", "%s", e.Message)
+	if e := (*Error)(nil); errors.As(decodeJSON(whole, into), &e) {
+		return errors.New(e.Message)
 	}
 	return nil
 }

@@ -138,6 +138,11 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else {
 		s.Log.Debug("answered", "service", s.Prefix, "action", action)
 	}
+	if headed, ok := answer.(Headed); ok && err == nil {
+		for name, value := range headed.Headers() {
+			w.Header().Set(name, value)
+		}
+	}
 	w.Header().Set("Content-Type", s.Protocol.contentType())
 	w.WriteHeader(status)
 	_, _ = w.Write(body.Bytes()) // a client that went away cannot be told anything

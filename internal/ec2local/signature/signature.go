@@ -46,6 +46,14 @@ const algorithm = "AWS4-HMAC-SHA256"
 // HeaderToken is the header that carries the session token of temporary credentials.
 const HeaderToken = "X-Amz-Security-Token"
 
+// unsignedBodies are services that take requests whose bodies are not signed: they have checksums, which are.
+var unsignedBodies = []string{"ebs"}
+
+const (
+	headerPayload   = "X-Amz-Content-Sha256"
+	unsignedPayload = "UNSIGNED-PAYLOAD"
+)
+
 // Verifier checks signatures.
 type Verifier struct {
 	// Serves tells whether there is such a service here, in such a region.
@@ -122,8 +130,12 @@ func (v *Verifier) sign(ctx context.Context, r *http.Request, body []byte, c cla
 		again.ContentLength = 0
 	}
 	sum := sha256.Sum256(body)
+	payload := hex.EncodeToString(sum[:])
+	if slices.Contains(unsignedBodies, c.service) && again.Header.Get(headerPayload) == unsignedPayload {
+		payload = unsignedPayload
+	}
 	credentials := aws.Credentials{AccessKeyID: c.accessKeyID, SecretAccessKey: secret}
-	err := v4.NewSigner().SignHTTP(ctx, credentials, again, hex.EncodeToString(sum[:]), c.service, c.region, at)
+	err := v4.NewSigner().SignHTTP(ctx, credentials, again, payload, c.service, c.region, at)
 	if err != nil {
 		return "", fmt.Errorf("computing the signature: %w", err)
 	}
