@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ push: image ## Build that image and push it to IMAGE_REGISTRY
 
 cell-image: deps-vm tools build ## Build the machine image of virtual machines into .cache/cell-image
 	go run ./hack/cellimage -o .cache/cell-image
+
+# Into which account and region: as the AWS CLI finds them. What else may be said: go run ./hack/ami -h.
+AMI_FLAGS ?=
+
+ami: ## Make a machine image of EC2's of what make cell-image built; prints its ID
+	@go run ./hack/ami -disk .cache/cell-image/disk -version $(IMAGE_TAG) $(AMI_FLAGS)
 
 stock-image: deps-vm tools build ## Build what stands for a stock image in tests into .cache/stock-image
 	go run ./hack/cellimage -stock -o .cache/stock-image
