@@ -8,6 +8,9 @@ type FailureReason string
 const (
 	// FailureSilent: the cell gave no sign of life for too long.
 	FailureSilent FailureReason = "Silent"
+	// FailureNotReady: the cell's kubelet said of itself, for too long, that it is
+	// not ready.
+	FailureNotReady FailureReason = "NotReady"
 	// FailureImpaired: the cloud's own checks of the instance failed for too long.
 	FailureImpaired FailureReason = "Impaired"
 	// FailureEnded: somebody else than Kip stopped the instance or began to end it.

@@ -205,7 +205,7 @@ func (a *Agent) run(ctx context.Context) error {
 		return nil
 	})
 	group.run("services", func(ctx context.Context) error {
-		return a.runServices(ctx, doc, instance, authority)
+		return a.runServices(ctx, doc, instance, authority, toKubelet)
 	})
 	return group.wait()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,7 +50,9 @@ const (
 
 // runServices writes all configuration and keeps containerd, the kubelet and
 // kube-proxy running until ctx ends.
-func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance imds.Instance, authority *localapi.Authority) error {
+func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance imds.Instance, authority *localapi.Authority,
+	toKubelet http.RoundTripper,
+) error {
 	node, err := a.configure(doc, instance, authority)
 	if err != nil {
 		return err
@@ -84,6 +87,9 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 	for _, d := range daemons {
 		daemonsDone.Go(func() { d.Run(ctx) })
 	}
+	daemonsDone.Go(func() {
+		(&kubeletHealth{client: &http.Client{Transport: toKubelet}, service: nodeDaemon, logger: a.Logger}).watch(ctx)
+	})
 	if doc.SandboxImage != "" {
 		daemonsDone.Go(func() { a.pullSandboxImage(ctx, doc.SandboxImage) })
 	}

@@ -73,8 +73,9 @@ type Sink interface {
 	// and been cleaned up: the pod's object can go.
 	PodTerminated(ctx context.Context, cell string, uid types.UID) error
 
-	// Heartbeat says that the cell's kubelet lives. It must not block.
-	Heartbeat(cell string)
+	// Heartbeat says that the cell's kubelet lives, and what it says of itself if
+	// it does not work: why its node is not ready. It must not block.
+	Heartbeat(cell, trouble string)
 
 	// Interruption says that the cloud is about to take the instance away.
 	Interruption(ctx context.Context, cell string, i Interruption) error

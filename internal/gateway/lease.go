@@ -63,7 +63,7 @@ func (c *call) createLease() error {
 	if err != nil {
 		return err
 	}
-	c.g.sink.Heartbeat(c.name)
+	c.g.sink.Heartbeat(c.name, c.trouble())
 	return c.writeObject(http.StatusCreated, stored)
 }
 
@@ -91,7 +91,7 @@ func (c *call) updateLease() error {
 	if err != nil {
 		return err
 	}
-	c.g.sink.Heartbeat(c.name)
+	c.g.sink.Heartbeat(c.name, c.trouble())
 	return c.writeObject(http.StatusOK, stored)
 }
 

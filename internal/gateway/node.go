@@ -1,10 +1,12 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -125,6 +127,28 @@ func (c *cellState) noteAttached(attached []corev1.AttachedVolume) {
 	if !slices.Equal(v.attached, attached) {
 		v.attached, v.made = attached, false
 	}
+}
+
+// maxTrouble is how much of a kubelet's words is passed on, in bytes: whoever is
+// root on the cell may have written them.
+const maxTrouble = 300
+
+// trouble is why the kubelet says that its node is not ready, "" while it does
+// not: a kubelet that renews its lease may be stuck, and knows it.
+func (c *call) trouble() string {
+	c.node.mu.Lock()
+	node := c.node.written
+	c.node.mu.Unlock()
+	if node == nil {
+		return ""
+	}
+	for _, condition := range node.Status.Conditions {
+		if condition.Type == corev1.NodeReady && condition.Status != corev1.ConditionTrue {
+			why := cmp.Or(condition.Message, condition.Reason, "it does not say why")
+			return strings.ToValidUTF8(why[:min(len(why), maxTrouble)], "")
+		}
+	}
+	return ""
 }
 
 // nodeSource is the view as a watch sees it: up to date whenever it looks.

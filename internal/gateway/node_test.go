@@ -154,6 +154,20 @@ func TestNodeWritersAtOnce(t *testing.T) {
 	}
 }
 
+// says has the kubelet say whether it is ready.
+func (h *harness) says(t *testing.T, ready corev1.ConditionStatus, why string) {
+	t.Helper()
+	client := h.client(t, false).CoreV1().Nodes()
+	shown, err := client.Get(t.Context(), node, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, Message: why}}
+	if _, err := client.UpdateStatus(t.Context(), shown, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLease(t *testing.T) {
 	for _, protobuf := range []bool{false, true} {
 		t.Run(fmt.Sprintf("Protobuf=%t", protobuf), func(t *testing.T) {
@@ -192,6 +206,23 @@ func TestLease(t *testing.T) {
 			}
 			if got := h.Sink.Heartbeats(cell); got != 2 {
 				t.Errorf("%d heartbeats, want 2", got)
+			}
+			for said, want := range map[string]string{
+				"":                             "it does not say why",
+				"PLEG is not healthy":          "PLEG is not healthy",
+				strings.Repeat("\u00fc", 1000): strings.Repeat("\u00fc", 150),
+			} {
+				h.says(t, corev1.ConditionFalse, said)
+				if updated, err = client.Update(t.Context(), updated, metav1.UpdateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+				if got := h.Sink.Trouble(cell); got != want {
+					t.Errorf("the kubelet says %q, and passed on is %q", said, got)
+				}
+			}
+			h.says(t, corev1.ConditionTrue, "kubelet is posting ready status")
+			if updated, err = client.Update(t.Context(), updated, metav1.UpdateOptions{}); err != nil || h.Sink.Trouble(cell) != "" {
+				t.Errorf("a kubelet that is ready has trouble %q (%v)", h.Sink.Trouble(cell), err)
 			}
 			lease.Name = "other"
 			if _, err := client.Create(t.Context(), lease, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {

@@ -187,4 +187,4 @@ func (p *Provider) PodTerminated(ctx context.Context, name string, uid types.UID
 }
 
 // Heartbeat is part of gateway.Sink: the cell's kubelet renewed its lease.
-func (p *Provider) Heartbeat(cell string) { p.Health.Heartbeat(cell) }
+func (p *Provider) Heartbeat(cell, trouble string) { p.Health.Heartbeat(cell, trouble) }

@@ -66,11 +66,12 @@ type Config struct {
 
 // Health is what watches over cells. Its methods do not block.
 type Health interface {
-	// Heartbeat is a cell's sign of life.
-	Heartbeat(cell string)
-	// Silent says whether there was none for so long that the cell's pod counts
-	// as out of touch, and since when.
-	Silent(cell string) (since time.Time, silent bool)
+	// Heartbeat is a cell's sign of life, with what its kubelet says of itself if
+	// it does not work.
+	Heartbeat(cell, trouble string)
+	// Unwell says why the cell's pod counts as out of touch, as the reason of a
+	// condition, and since when; "" while it does not.
+	Unwell(cell string) (since time.Time, reason string)
 }
 
 // Provider is described in the package documentation. It is safe for

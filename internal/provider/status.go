@@ -11,9 +11,6 @@ import (
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
-// reasonSilent is why a pod is not ready whose cell gives no sign of life.
-const reasonSilent = "CellSilent"
-
 // kubeletConditions are the condition types that are the kubelet's alone: they
 // are as it reported them, and gone when it left them out.
 var kubeletConditions = map[corev1.PodConditionType]bool{
@@ -165,9 +162,9 @@ func (p *Provider) outOfTouch(cell *v1beta1.Cell, status *corev1.PodStatus) {
 	}
 	if f := cell.Status.Failure; f != nil {
 		notReady(status, v1beta1.ReasonUnhealthy, f.Time)
-	} else if since, silent := p.Health.Silent(cell.Name); silent {
+	} else if since, reason := p.Health.Unwell(cell.Name); reason != "" {
 		// As the API server keeps times, or it would look like news for ever.
-		notReady(status, reasonSilent, metav1.NewTime(since.Truncate(time.Second)))
+		notReady(status, reason, metav1.NewTime(since.Truncate(time.Second)))
 	}
 }
 

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell/health"
 	"github.com/elotl/kip/v2/internal/gateway"
 	"github.com/elotl/kip/v2/internal/podlogs"
 )
@@ -138,16 +139,21 @@ func (w *world) restart() {
 }
 
 // Heartbeat and Silent are those of the health monitor.
-func (w *world) Heartbeat(string) {}
+func (w *world) Heartbeat(string, string) {}
 
-func (w *world) Silent(string) (time.Time, bool) { return w.silentSince, w.silent }
+func (w *world) Unwell(string) (time.Time, string) {
+	if !w.silent {
+		return time.Time{}, ""
+	}
+	return w.silentSince, health.ReasonSilent
+}
 
-// allWell is a health monitor of cells that never fall silent.
+// allWell is a health monitor of cells that are always well.
 type allWell struct{}
 
-func (allWell) Heartbeat(string) {}
+func (allWell) Heartbeat(string, string) {}
 
-func (allWell) Silent(string) (time.Time, bool) { return time.Time{}, false }
+func (allWell) Unwell(string) (time.Time, string) { return time.Time{}, "" }
 
 // written does what the library does: it writes the status.
 func (w *world) written(pod *corev1.Pod) {

@@ -158,6 +158,9 @@ func TestServiceRestarts(t *testing.T) {
 			t.Errorf("the second restart took %s, want a pause", took)
 		}
 
+		s.Kill()
+		eventually(t, "third restart", func() bool { return s.State().Running && s.State().Restarts == 3 })
+
 		pid := s.State().PID
 		cancel()
 		wg.Wait()

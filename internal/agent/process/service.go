@@ -39,8 +39,9 @@ type Service struct {
 	Config
 	output *output
 
-	mu    sync.Mutex
-	state State
+	mu      sync.Mutex
+	state   State
+	process *Process // while it runs
 }
 
 // State is what is known about a service's process.
@@ -66,6 +67,16 @@ func (s *Service) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.state
+}
+
+// Kill ends the process at once, if it runs. Run starts it again.
+func (s *Service) Kill() {
+	s.mu.Lock()
+	p := s.process
+	s.mu.Unlock()
+	if p != nil {
+		_ = p.Signal(syscall.SIGKILL)
+	}
 }
 
 // LastLines returns the last lines the process wrote, oldest first.
@@ -121,7 +132,7 @@ func (s *Service) RunOnce(ctx context.Context) error {
 		s.ended(err.Error())
 		return err
 	}
-	s.started(p.PID)
+	s.started(p)
 	if s.OnStart != nil {
 		s.OnStart(p.PID)
 	}
@@ -165,17 +176,19 @@ func (s *Service) stop(p *Process) {
 	<-p.Ended()
 }
 
-func (s *Service) started(pid int) {
+func (s *Service) started(p *Process) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.state.StartedAt.IsZero() {
 		s.state.Restarts++
 	}
-	s.state.Running, s.state.PID, s.state.StartedAt = true, pid, time.Now()
+	s.process = p
+	s.state.Running, s.state.PID, s.state.StartedAt = true, p.PID, time.Now()
 }
 
 func (s *Service) ended(how string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.process = nil
 	s.state.Running, s.state.PID, s.state.LastExit = false, 0, how
 }

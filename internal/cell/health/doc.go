@@ -7,7 +7,9 @@
 //	cloud.go    what the cloud says: checks that fail, events that it scheduled
 //
 // A cell's sign of life is its kubelet's renewal of the node's lease, every 10
-// seconds, through the gateway: agent, tunnel and kubelet work then. Look is
+// seconds, through the gateway: agent, tunnel and kubelet work then. With it
+// comes what the kubelet has against itself. A cell that waits for its pod is
+// well while it is connected. Look is
 // level-based. It counts from this Kip's first look at a cell and never from a
 // time that is written somewhere, so a Kip that was away gives every cell the
 // whole time; and it begins to count anew when Kip itself stood still.

@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -37,9 +38,9 @@ func TestSilentCell(t *testing.T) {
 	if w.changed == nil || w.told("CellSilent") != 1 {
 		t.Errorf("that the cell is silent was told to %v", w.changed)
 	}
-	since, _ := w.kip.Silent("c01")
+	since, _ := w.kip.Unwell("c01")
 	w.pass(testTimeout - silentAfter - 3*lease)
-	if again, _ := w.kip.Silent("c01"); !again.Equal(since) {
+	if again, _ := w.kip.Unwell("c01"); !again.Equal(since) {
 		t.Errorf("it was silent since %s, and is since %s", since, again)
 	}
 	w.wantGivenUp()
@@ -117,6 +118,107 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
+// A cell that waits for its pod renews no lease, so that its connection is its
+// sign of life. It is noticed when that breaks: its pod would wait for ever.
+func TestIdleCell(t *testing.T) {
+	w := newWorld(t, nil)
+	w.several(3)
+	w.add("web", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellReady })
+	w.dead["web"], w.connected["web"] = true, true
+	w.look()
+	w.pass(10 * time.Minute)
+	w.wantGivenUp()
+	w.wantSilent("web", false)
+	w.connected["web"] = false
+	w.pass(testTimeout - w.kip.cfg.Interval)
+	w.wantSilent("web", true)
+	w.wantGivenUp()
+	w.pass(2 * w.kip.cfg.Interval)
+	w.wantGivenUp("web")
+}
+
+// A kubelet that renews its lease and says that it is not ready works no more;
+// what passes by itself is given its time.
+func TestNotReady(t *testing.T) {
+	const stuck = "PLEG is not healthy: pleg was last seen active 3m5s ago"
+	w := newWorld(t, nil)
+	w.several(3)
+	w.look()
+	w.trouble["c01"] = stuck
+	w.pass(silentAfter - lease)
+	w.wantUnwell("c01", "")
+	w.pass(3 * lease)
+	w.wantUnwell("c01", ReasonNotReady)
+	if n := w.told(ReasonNotReady); n != 1 || !slices.Contains(w.changed, "c01") {
+		t.Errorf("%d events, and told were %v", n, w.changed)
+	}
+	since, _ := w.kip.Unwell("c01")
+	w.pass(3 * time.Minute)
+	if again, _ := w.kip.Unwell("c01"); !again.Equal(since) {
+		t.Errorf("it was not ready since %s, and is since %s", since, again)
+	}
+	w.wantGivenUp()
+	w.trouble["c01"] = ""
+	w.pass(2 * lease)
+	w.wantUnwell("c01", "")
+
+	w.trouble["c01"] = stuck
+	w.pass(notReadyAfter - lease)
+	w.wantGivenUp()
+	w.pass(3 * lease)
+	w.wantGivenUp("c01")
+	if f := w.cell("c01").Status.Failure; f.Reason != v1beta1.FailureNotReady || !strings.Contains(f.Message, stuck) || !strings.Contains(f.Message, "i-c01") {
+		t.Errorf("the Cell says %+v", f)
+	}
+}
+
+func TestNotReadyTimeouts(t *testing.T) {
+	for name, tc := range map[string]struct {
+		reason string
+		change func(*v1beta1.Cell)
+		after  time.Duration // 0: never
+	}{
+		"short": {"as long as Kubernetes waits for a node, however short the timeout for silence is", func(c *v1beta1.Cell) { c.Spec.Instance.HealthyTimeoutSeconds = new(int32(30)) }, notReadyAfter},
+		"long":  {"the pod's word goes before it", func(c *v1beta1.Cell) { c.Spec.Instance.HealthyTimeoutSeconds = new(int32(900)) }, 15 * time.Minute},
+		"never": {"0 is for ever", func(c *v1beta1.Cell) { c.Spec.Instance.HealthyTimeoutSeconds = new(int32(0)) }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			w.several(3)
+			w.add("web", tc.change)
+			w.trouble["web"] = "container runtime is down"
+			w.look()
+			if tc.after == 0 {
+				w.pass(30 * time.Minute)
+				w.wantGivenUp()
+				w.wantUnwell("web", ReasonNotReady)
+				return
+			}
+			w.pass(tc.after - lease)
+			w.wantGivenUp()
+			w.pass(3 * lease)
+			w.wantGivenUp("web")
+		})
+	}
+}
+
+// TestNotReadyAndNotHeard: what a kubelet said last is no news of it while Kip
+// hears nothing.
+func TestNotReadyAndNotHeard(t *testing.T) {
+	w := newWorld(t, nil)
+	for _, name := range w.several(4) {
+		w.trouble[name] = "container runtime is down"
+	}
+	w.look()
+	w.pass(2 * time.Minute)
+	for _, c := range w.cells() {
+		w.dead[c.Name] = true
+	}
+	w.pass(20 * time.Minute)
+	w.wantMetric("kip_health_checks_held", 1)
+	w.wantGivenUp()
+}
+
 // What is expected to give no sign of life is not given up for it.
 func TestNotWatched(t *testing.T) {
 	condition := func(reason string) func(*v1beta1.Cell) {
@@ -129,7 +231,6 @@ func TestNotWatched(t *testing.T) {
 		change func(*v1beta1.Cell)
 	}{
 		"not enrolled":     {"it has its boot timeout", func(c *v1beta1.Cell) { c.Status.Enrolment = nil }},
-		"waits":            {"Kip itself does not answer it until its pod has ended elsewhere", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellReady }},
 		"is terminated":    {"it is on its way out", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellTerminating }},
 		"instance is gone": {"there is nothing to give up", condition(v1beta1.ReasonInstanceGone)},
 		"another node's":   {"it is another Kip's", func(c *v1beta1.Cell) { c.Spec.NodeName = "kip-provider-1" }},
@@ -165,11 +266,11 @@ func TestWatchedFromThenOn(t *testing.T) {
 	w := newWorld(t, nil)
 	w.several(3)
 	w.add("web", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellReady })
-	w.dead["web"] = true
+	w.dead["web"], w.connected["web"] = true, true
 	w.look()
 	w.pass(10 * time.Minute)
 	w.set("web", func(c *v1beta1.Cell) { c.Status.Phase = v1beta1.CellBound })
-	w.pass(testTimeout)
+	w.pass(testTimeout - lease)
 	w.wantGivenUp()
 	w.pass(2 * lease)
 	w.wantGivenUp("web")
@@ -377,8 +478,8 @@ func TestStart(t *testing.T) {
 		go func() { done <- w.kip.Start(ctx) }()
 		for range 30 { // lives, but for c01
 			time.Sleep(5 * time.Second)
-			w.kip.Heartbeat("c00")
-			w.kip.Heartbeat("c02")
+			w.kip.Heartbeat("c00", "")
+			w.kip.Heartbeat("c02", "")
 		}
 		synctest.Wait()
 		w.wantGivenUp("c01")

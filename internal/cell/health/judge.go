@@ -20,6 +20,11 @@ const (
 	// lease lasts.
 	silentAfter = 40 * time.Second
 
+	// notReadyAfter is for how long a kubelet may say that it is not ready before
+	// its cell is given up, if the cell's timeout is not longer: what Kubernetes
+	// gives nodes, by default. Much of what kubelets complain about passes.
+	notReadyAfter = 5 * time.Minute
+
 	// heldFrom and heldShare: nothing is concluded while so many cells at least,
 	// and more than so many percent of all, are quiet at once. Cells break one by
 	// one; what breaks off most of them is Kip's network, or Kip. The share is
@@ -45,7 +50,7 @@ func (m *Monitor) Look(ctx context.Context) error {
 	}
 	changed, verdicts, held := m.judge(cells.Items)
 	for _, v := range changed {
-		m.tellSilent(v)
+		m.tell(v)
 		m.cfg.Changed(v.cell)
 	}
 	m.tellHeld(held)
@@ -57,11 +62,13 @@ func (m *Monitor) Look(ctx context.Context) error {
 	return nil
 }
 
-// silence is a cell whose silence began or ended.
-type silence struct {
-	cell   *v1beta1.Cell
-	silent bool
-	lasts  time.Duration
+// change is a cell of which the reason changed by which its pod is out of touch;
+// "" if it is not any more.
+type change struct {
+	cell    *v1beta1.Cell
+	reason  string
+	trouble string
+	lasts   time.Duration
 }
 
 // balance is how many of the cells that are watched are quiet.
@@ -71,7 +78,7 @@ type balance struct {
 	changed      bool // held is
 }
 
-func (m *Monitor) judge(cells []v1beta1.Cell) (changed []silence, verdicts []verdict, b balance) {
+func (m *Monitor) judge(cells []v1beta1.Cell) (changed []change, verdicts []verdict, b balance) {
 	now := m.cfg.Clock.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -88,6 +95,9 @@ func (m *Monitor) judge(cells []v1beta1.Cell) (changed []silence, verdicts []ver
 
 	b.total = len(m.vitals)
 	for _, v := range m.vitals {
+		if idles(v.cell) && m.cfg.Disconnected(v.cell.Name) == "" {
+			v.sign, v.trouble = now, ""
+		}
 		if now.Sub(v.sign) >= quietAfter {
 			b.quiet++
 		}
@@ -97,17 +107,12 @@ func (m *Monitor) judge(cells []v1beta1.Cell) (changed []silence, verdicts []ver
 
 	silent := 0
 	for _, v := range m.vitals {
-		lasts, timeout := now.Sub(v.sign), v.timeout(m.cfg.Timeout)
-		after := silentAfter
-		if timeout != 0 && !m.cfg.ByCloud {
-			after = min(after, timeout)
+		timeout := v.timeout(m.cfg.Timeout)
+		if is := m.unwell(v, timeout, now); is != v.unwell {
+			v.unwell = is
+			changed = append(changed, change{v.cell, is, v.trouble, now.Sub(v.since())})
 		}
-		// What was said before the fault turned out to be Kip's stays said.
-		if is := lasts >= after && (v.silent || !b.held); is != v.silent {
-			v.silent = is
-			changed = append(changed, silence{v.cell, is, lasts})
-		}
-		if v.silent {
+		if v.unwell != "" {
 			silent++
 		}
 		if b.held {
@@ -119,6 +124,22 @@ func (m *Monitor) judge(cells []v1beta1.Cell) (changed []silence, verdicts []ver
 	}
 	m.metrics.silent.Set(float64(silent))
 	return changed, verdicts, b
+}
+
+// unwell is why the cell's pod counts as out of touch now. The caller holds mu.
+func (m *Monitor) unwell(v *vital, timeout time.Duration, now time.Time) string {
+	after := silentAfter
+	if timeout != 0 && !m.cfg.ByCloud {
+		after = min(after, timeout)
+	}
+	switch {
+	// What was said before the fault turned out to be Kip's stays said.
+	case now.Sub(v.sign) >= after && (v.unwell == ReasonSilent || !m.held):
+		return ReasonSilent
+	case v.trouble != "" && now.Sub(v.troubled) >= silentAfter:
+		return ReasonNotReady
+	}
+	return ""
 }
 
 // failure is why the cell is to be given up, nil while it is not. The caller
@@ -136,6 +157,9 @@ func (m *Monitor) failure(v *vital, timeout time.Duration, now time.Time) *v1bet
 				"the cloud's status checks of instance %s have failed for %s, so it is terminated", v.cell.Status.InstanceID, lasts.Round(time.Second))}
 		}
 		return nil
+	case v.trouble != "" && lasts < quietAfter && now.Sub(v.troubled) >= max(timeout, notReadyAfter):
+		return &v1beta1.FailureStatus{Reason: v1beta1.FailureNotReady, Message: fmt.Sprintf(
+			"the cell's kubelet has not been ready for %s (%s), so its instance %s is terminated", now.Sub(v.troubled).Round(time.Second), v.trouble, v.cell.Status.InstanceID)}
 	case lasts < timeout, now.Sub(v.from) < timeout && !impaired:
 		// Where the cloud finds the instance impaired too, the fault is not Kip's.
 		return nil
@@ -152,17 +176,21 @@ func (m *Monitor) why(cell *v1beta1.Cell) string {
 	return "its agent is connected, but its kubelet has not renewed its lease"
 }
 
-func (m *Monitor) tellSilent(s silence) {
-	log := m.cfg.Logger.With("cell", s.cell.Name, "instance", s.cell.Status.InstanceID)
-	if !s.silent {
-		log.Info("cell gives signs of life again")
+func (m *Monitor) tell(c change) {
+	log := m.cfg.Logger.With("cell", c.cell.Name, "instance", c.cell.Status.InstanceID)
+	what, why := "has given no sign of life", c.trouble
+	switch c.reason {
+	case "":
+		log.Info("cell is well again")
 		return
+	case ReasonSilent:
+		why = m.why(c.cell)
+	case ReasonNotReady:
+		what = "has a kubelet that has not been ready"
 	}
-	why := m.why(s.cell)
-	log.Warn("cell gives no sign of life", "for", s.lasts, "why", why)
-	if pod := podOf(s.cell); pod != nil {
-		m.cfg.Events.Eventf(pod, corev1.EventTypeWarning, "CellSilent",
-			"cell %s has given no sign of life for %s: %s", s.cell.Name, s.lasts.Round(time.Second), why)
+	log.Warn("cell is unwell", "reason", c.reason, "for", c.lasts, "why", why)
+	if pod := podOf(c.cell); pod != nil {
+		m.cfg.Events.Eventf(pod, corev1.EventTypeWarning, c.reason, "cell %s %s for %s: %s", c.cell.Name, what, c.lasts.Round(time.Second), why)
 	}
 }
 

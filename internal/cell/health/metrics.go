@@ -16,7 +16,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		silent: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "kip_cells_silent", Help: "Cells that give no sign of life, so that their pods are not ready.",
+			Name: "kip_cells_silent", Help: "Cells that give no sign of life, or whose kubelet says that it is not ready, so that their pods are not ready.",
 		}),
 		held: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "kip_health_checks_held", Help: "1 while so many cells are silent at once that none is given up for it.",

@@ -9,6 +9,13 @@ import (
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
+// Reasons by which a pod counts as out of touch, of its condition Ready and of
+// events.
+const (
+	ReasonSilent   = "CellSilent"
+	ReasonNotReady = "CellNotReady"
+)
+
 // vital is what is known of a cell that is watched. All times are this Kip's.
 type vital struct {
 	cell *v1beta1.Cell // as of the last look
@@ -19,8 +26,12 @@ type vital struct {
 	sign time.Time
 	// from is when its time began to count against it, if that is later.
 	from time.Time
-	// silent: its pod counts as out of touch.
-	silent bool
+	// trouble is why its kubelet says that it does not work, "" if it does not say
+	// so, and troubled is since when it has.
+	trouble  string
+	troubled time.Time
+	// unwell is why its pod counts as out of touch, "" while it does not.
+	unwell string
 
 	// impaired is the first and last of the looks at the cloud, without one
 	// between them that found otherwise, by which the instance's checks fail.
@@ -29,7 +40,7 @@ type vital struct {
 
 // renew forgets what counts against the cell.
 func (v *vital) renew(now time.Time) {
-	v.sign, v.from = now, now
+	v.sign, v.from, v.troubled = now, now, now
 	v.impaired.first, v.impaired.last = time.Time{}, time.Time{}
 }
 
@@ -42,12 +53,12 @@ func (v *vital) timeout(standard time.Duration) time.Duration {
 }
 
 // watched says whether a cell is expected to give signs of life. One that is
-// not enrolled has its boot timeout. One that is Ready waits for its pod, and
-// Kip answers its kubelet nothing until then.
-func watched(c *v1beta1.Cell) bool {
-	s := &c.Status
-	return s.Enrolment != nil && s.Phase != v1beta1.CellReady && serves(c)
-}
+// not enrolled has its boot timeout.
+func watched(c *v1beta1.Cell) bool { return c.Status.Enrolment != nil && serves(c) }
+
+// idles says whether the cell waits for its pod. Kip answers its kubelet nothing
+// until then, so that its connection must do for a sign of life.
+func idles(c *v1beta1.Cell) bool { return c.Status.Phase == v1beta1.CellReady }
 
 // serves says whether the cell has an instance, of which nothing is known that
 // would end it.
@@ -61,25 +72,40 @@ func gone(c *v1beta1.Cell) bool {
 	return ready != nil && ready.Reason == v1beta1.ReasonInstanceGone
 }
 
-// Heartbeat notes a sign of life.
-func (m *Monitor) Heartbeat(cell string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if v := m.vitals[cell]; v != nil {
-		v.sign = m.cfg.Clock.Now()
-	}
-}
-
-// Silent says whether the cell has given no sign of life for so long that its
-// pod counts as out of touch, and since when. It answers from memory.
-func (m *Monitor) Silent(cell string) (since time.Time, silent bool) {
+// Heartbeat notes a sign of life, and what the kubelet says of itself if it does
+// not work.
+func (m *Monitor) Heartbeat(cell, trouble string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	v := m.vitals[cell]
-	if v == nil || !v.silent {
-		return time.Time{}, false
+	if v == nil {
+		return
 	}
-	return v.sign, true
+	v.sign = m.cfg.Clock.Now()
+	if trouble != "" && v.trouble == "" {
+		v.troubled = v.sign
+	}
+	v.trouble = trouble
+}
+
+// Unwell says why the cell's pod counts as out of touch, as the reason of a
+// condition, and since when; "" while it does not. It answers from memory.
+func (m *Monitor) Unwell(cell string) (since time.Time, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	v := m.vitals[cell]
+	if v == nil {
+		return time.Time{}, ""
+	}
+	return v.since(), v.unwell
+}
+
+// since is when what its pod counts as out of touch for began.
+func (v *vital) since() time.Time {
+	if v.unwell == ReasonNotReady {
+		return v.troubled
+	}
+	return v.sign
 }
 
 // take makes the vitals those of the cells that are watched now. The caller

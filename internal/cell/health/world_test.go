@@ -39,6 +39,9 @@ type world struct {
 	api   client.WithWatch
 	// dead are the cells that give no sign of life.
 	dead map[string]bool
+	// connected are those whose agent is, and trouble is what kubelets say.
+	connected map[string]bool
+	trouble   map[string]string
 	// reports and refusal are what the cloud says.
 	reports []cloudprovider.InstanceHealth
 	refusal error
@@ -64,6 +67,7 @@ func newWorld(t *testing.T, change func(*Config)) *world {
 	}
 	w := &world{
 		t: t, clock: clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), dead: map[string]bool{}, change: change,
+		connected: map[string]bool{}, trouble: map[string]string{},
 		api: fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1beta1.Cell{}, &corev1.Pod{}).Build(),
 	}
 	w.restart()
@@ -77,8 +81,13 @@ func (w *world) restart() {
 	cfg := Config{
 		NodeName: testNode, Client: w.api, Live: w.api, Timeout: testTimeout, Interval: 5 * time.Second,
 		Cloud: w, CloudInterval: time.Minute,
-		Disconnected: func(string) string { return "its agent does not listen" },
-		Changed:      func(c *v1beta1.Cell) { w.changed = append(w.changed, c.Name) },
+		Disconnected: func(name string) string {
+			if w.connected[name] {
+				return ""
+			}
+			return "its agent does not listen"
+		},
+		Changed: func(c *v1beta1.Cell) { w.changed = append(w.changed, c.Name) },
 		Interrupt: func(_ context.Context, name string, i gateway.Interruption) error {
 			w.interruptions = append(w.interruptions, i)
 			w.set(name, func(c *v1beta1.Cell) {
@@ -166,7 +175,7 @@ func (w *world) beat() {
 	w.beats = w.clock.Now()
 	for _, c := range w.cells() {
 		if !w.dead[c.Name] {
-			w.kip.Heartbeat(c.Name)
+			w.kip.Heartbeat(c.Name, w.trouble[c.Name])
 		}
 	}
 }
@@ -210,8 +219,13 @@ func (w *world) wantGivenUp(names ...string) {
 
 func (w *world) wantSilent(name string, want bool) {
 	w.t.Helper()
-	if _, silent := w.kip.Silent(name); silent != want {
-		w.t.Fatalf("%s is silent: %t, want %t", name, silent, want)
+	w.wantUnwell(name, map[bool]string{true: ReasonSilent}[want])
+}
+
+func (w *world) wantUnwell(name, want string) {
+	w.t.Helper()
+	if _, reason := w.kip.Unwell(name); reason != want {
+		w.t.Fatalf("%s is unwell for %q, want %q", name, reason, want)
 	}
 }
 

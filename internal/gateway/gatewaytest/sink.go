@@ -21,6 +21,7 @@ type Sink struct {
 	statuses      []corev1.PodStatus
 	terminated    []types.UID
 	heartbeats    map[string]int
+	troubles      map[string]string
 	interruptions map[string][]gateway.Interruption
 }
 
@@ -64,13 +65,14 @@ func (s *Sink) PodTerminated(_ context.Context, cell string, uid types.UID) erro
 }
 
 // Heartbeat implements gateway.Sink.
-func (s *Sink) Heartbeat(cell string) {
+func (s *Sink) Heartbeat(cell, trouble string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.heartbeats == nil {
-		s.heartbeats = map[string]int{}
+		s.heartbeats, s.troubles = map[string]int{}, map[string]string{}
 	}
 	s.heartbeats[cell]++
+	s.troubles[cell] = trouble
 }
 
 // Interruption implements gateway.Sink.
@@ -99,6 +101,13 @@ func (s *Sink) Terminated() []types.UID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]types.UID(nil), s.terminated...)
+}
+
+// Trouble is what a cell's kubelet said of itself with its last sign of life.
+func (s *Sink) Trouble(cell string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.troubles[cell]
 }
 
 // Heartbeats is how many signs of life a cell gave.
