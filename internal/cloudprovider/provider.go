@@ -84,6 +84,42 @@ type RouteTarget struct {
 	NetworkInterface string
 }
 
+// Sweeper is an optional ability of a Provider: it finds what is left in the
+// cloud of instances and of this controller, beside instances themselves.
+type Sweeper interface {
+	// Leftovers returns what carries this controller's mark and belongs to
+	// nothing any more, as far as it could be read: an error does not mean that
+	// there is none. What was made a moment ago may be among it. It costs a few
+	// (paged) requests whatever the number of instances.
+	Leftovers(ctx context.Context) ([]Leftover, error)
+
+	// RemoveLeftover removes one that Leftovers returned a moment ago. It returns
+	// nil if it is gone already. Kip can do without some of the rights: if the
+	// error is Denied, nobody may have been told.
+	RemoveLeftover(ctx context.Context, l Leftover) error
+}
+
+// LeftoverKind is what is left.
+type LeftoverKind string
+
+const (
+	LeftVolume    LeftoverKind = "volume"
+	LeftInterface LeftoverKind = "network-interface"
+	LeftRoute     LeftoverKind = "route"
+	LeftGroup     LeftoverKind = "security-group"
+)
+
+// Leftover is one thing that is left.
+type Leftover struct {
+	Kind LeftoverKind
+	// ID tells it from others of its kind, for people too.
+	ID string
+	// CellName is the cell that it was made for, if that is known.
+	CellName string
+	// NetworkInterface is the one that it is, or leads to.
+	NetworkInterface string
+}
+
 // RegistryAuthorizer is an optional ability of a Provider: it can log in to the
 // cloud's own image registries.
 type RegistryAuthorizer interface {

@@ -130,6 +130,9 @@ type Cells struct {
 	// Limits are what Kip may have in the cloud at one time.
 	Limits Limits `json:"limits,omitempty"`
 
+	// GarbageCollection is of what nothing accounts for.
+	GarbageCollection GarbageCollection `json:"garbageCollection,omitempty"`
+
 	// StatusInterval is how often, in seconds, the cells' signs of life are
 	// looked over.
 	StatusInterval int32 `json:"statusInterval,omitempty"`
@@ -146,6 +149,13 @@ type Cells struct {
 
 	// RegistryMirrors are asked before the registries that images name.
 	RegistryMirrors []RegistryMirror `json:"registryMirrors,omitempty"`
+}
+
+// GarbageCollection ends instances of this Kip's that no Cell accounts for, and
+// removes what instances left behind.
+type GarbageCollection struct {
+	// DryRun tells of them and does nothing.
+	DryRun bool `json:"dryRun,omitempty"`
 }
 
 // Limits bound what Kip launches: whoever makes pods without end does not spend

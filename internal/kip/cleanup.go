@@ -24,7 +24,7 @@ func NewCleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Remove what Kip leaves in the cloud when it is uninstalled",
 		Long: `Removes the security group that Kip made for its cells, the one thing in the
-cloud that outlives them. It takes the flags of the kip run whose group it is,
+cloud that outlives them, and what cells left behind, if anything. It takes the flags of the kip run whose group it is,
 and refuses while an instance of that Kip exists: end those by deleting their
 pods while Kip runs. Kip itself must not run any more, it would make the group
 again. Safe to repeat.

@@ -369,6 +369,7 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 	}
 	garbage, err := garbagecollection.New(garbagecollection.Config{
 		Cloud: cloud, Routes: cloud, Cells: mgr.GetClient(), Live: mgr.GetAPIReader(), NodeName: o.NodeName, Clock: clock.RealClock{},
+		DryRun: cfg.Cells.GarbageCollection.DryRun,
 		Events: eventRecorder(mgr), Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {

@@ -1,4 +1,8 @@
-// Package garbagecollection terminates instances that no Cell accounts for.
+// Package garbagecollection terminates instances that no Cell accounts for, and
+// removes what instances left behind.
+//
+//	collector.go  instances
+//	leftovers.go  volumes, network interfaces, routes, security groups
 //
 // There should be none: the lifecycle controller writes an intent before it
 // launches and keeps the Cell until the instance is gone. This is the net
@@ -10,7 +14,9 @@
 // read after it, so a Cell made meanwhile is seen; instances younger than the
 // grace period are left alone; a suspect must be seen twice, and before it is
 // terminated its Cell is asked for at the API server itself, past all caches.
-// Only instances that carry this controller's ID are ever listed.
+// Only what carries this controller's ID is ever listed. The other way, a Cell
+// whose instance is gone is the lifecycle controller's, and one whose pod is gone
+// the provider's.
 package garbagecollection
 
 import (
@@ -48,6 +54,8 @@ type Config struct {
 	// server.
 	Cells client.Reader
 	Live  client.Reader
+	// DryRun: what is found is told, and left as it is.
+	DryRun bool
 	// NodeName is the virtual node that leaks are told about.
 	NodeName string
 
@@ -66,15 +74,20 @@ type Config struct {
 type Collector struct {
 	cfg      Config
 	suspects map[string]bool // instance IDs, from the round before
-	leaked   *prometheus.CounterVec
-	rounds   *prometheus.CounterVec
+	told     map[string]bool // of these, what was told in a dry run
+	swept    time.Time       // when leftovers were looked for
+	left     map[leftover]*sighting
+
+	leaked    *prometheus.CounterVec
+	leftovers *prometheus.CounterVec
+	rounds    *prometheus.CounterVec
 }
 
 // New checks the configuration and registers metrics. It starts nothing.
 func New(cfg Config) (*Collector, error) {
 	if cfg.Cloud == nil || cfg.Cells == nil || cfg.Live == nil || cfg.Clock == nil ||
 		cfg.Events == nil || cfg.Metrics == nil || cfg.Logger == nil || cfg.NodeName == "" {
-		return nil, errors.New("garbagecollection: every field of Config but Grace, Interval and Routes must be set")
+		return nil, errors.New("garbagecollection: every field of Config but DryRun, Grace, Interval and Routes must be set")
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
@@ -85,13 +98,16 @@ func New(cfg Config) (*Collector, error) {
 	c := &Collector{
 		cfg: cfg,
 		leaked: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "kip_instances_leaked_total", Help: "Instances terminated because no Cell accounted for them, by why (no-cell, duplicate).",
+			Name: "kip_instances_leaked_total", Help: "Instances terminated because no Cell accounted for them, or found in a dry run, by why (no-cell, duplicate).",
 		}, []string{"why"}),
+		leftovers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kip_leftovers_total", Help: "Volumes, network interfaces, routes and security groups of ours found without use, by kind and what became of them (removed, kept).",
+		}, []string{"kind", "result"}),
 		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kip_garbage_collections_total", Help: "Rounds of garbage collection by result (ok, failed).",
 		}, []string{"result"}),
 	}
-	for _, m := range []prometheus.Collector{c.leaked, c.rounds} {
+	for _, m := range []prometheus.Collector{c.leaked, c.leftovers, c.rounds} {
 		if err := cfg.Metrics.Register(m); err != nil {
 			return nil, fmt.Errorf("garbagecollection: registering metrics: %w", err)
 		}
@@ -121,7 +137,7 @@ func (c *Collector) Start(ctx context.Context) error {
 // Collect does one round. Its errors are joined: one instance that cannot be
 // ended does not protect the others.
 func (c *Collector) Collect(ctx context.Context) error {
-	err := c.collect(ctx)
+	err := errors.Join(c.collect(ctx), c.sweep(ctx))
 	result := "ok"
 	if err != nil {
 		result = "failed"
@@ -143,14 +159,14 @@ func (c *Collector) collect(ctx context.Context) error {
 	for i := range list.Items {
 		cells[list.Items[i].UID] = &list.Items[i]
 	}
-	before := c.suspects
-	c.suspects = map[string]bool{}
+	before, told := c.suspects, c.told
+	c.suspects, c.told = map[string]bool{}, map[string]bool{}
 	var errs []error
 	for _, i := range instances {
 		if !c.costs(i) || leak(i, cells[i.CellUID]) == "" {
 			continue
 		}
-		c.suspects[i.ID] = true
+		c.suspects[i.ID], c.told[i.ID] = true, told[i.ID]
 		if before[i.ID] {
 			errs = append(errs, c.end(ctx, i))
 		}
@@ -190,19 +206,34 @@ func (c *Collector) end(ctx context.Context, i cloudprovider.Instance) error {
 	if why == "" {
 		return nil
 	}
+	if c.cfg.DryRun {
+		if !c.told[i.ID] {
+			c.told[i.ID] = true
+			c.tell(i, why, "dry run, it is left as it is")
+		}
+		return nil
+	}
 	if err := c.unroute(ctx, i); err != nil {
 		return err
 	}
 	if err := c.cfg.Cloud.Delete(ctx, i.ID); err != nil && !cloudprovider.IsNotFound(err) {
 		return fmt.Errorf("terminating leaked instance %s: %w", i.ID, err)
 	}
-	c.leaked.WithLabelValues(why).Inc()
-	c.cfg.Logger.Warn("leaked instance terminated", "instance", i.ID, "type", i.InstanceType, "zone", i.Zone,
-		"cell", i.CellName, "why", why, "launched", i.LaunchTime)
-	c.cfg.Events.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: c.cfg.NodeName, UID: types.UID(c.cfg.NodeName)},
-		corev1.EventTypeWarning, "InstanceLeaked", "instance %s (%s) of cell %q had no Cell to account for it (%s) and was terminated",
-		i.ID, i.InstanceType, i.CellName, why)
+	c.tell(i, why, "terminated")
 	return nil
+}
+
+func (c *Collector) tell(i cloudprovider.Instance, why, then string) {
+	c.leaked.WithLabelValues(why).Inc()
+	c.cfg.Logger.Warn("leaked instance", "instance", i.ID, "type", i.InstanceType, "zone", i.Zone,
+		"cell", i.CellName, "why", why, "launched", i.LaunchTime, "then", then)
+	c.cfg.Events.Eventf(c.node(), corev1.EventTypeWarning, "InstanceLeaked", "instance %s (%s) of cell %q has no Cell to account for it (%s): %s",
+		i.ID, i.InstanceType, i.CellName, why, then)
+}
+
+// node is what events are about.
+func (c *Collector) node() *corev1.ObjectReference {
+	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: c.cfg.NodeName, UID: types.UID(c.cfg.NodeName)}
 }
 
 // unroute removes the routes to an instance while they can still be told for

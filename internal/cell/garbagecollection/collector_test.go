@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -145,19 +147,50 @@ func TestStartRepeatsAfterErrors(t *testing.T) {
 	})
 }
 
-func newCollector(t *testing.T, cloud *cloudprovidertest.Cloud, cached, live []client.Object) (*Collector, *record.FakeRecorder) {
+// TestDryRun: what would be done is told once, and nothing is done.
+func TestDryRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cloud := cloudprovidertest.New(clock.RealClock{})
+		c, events := newCollector(t, cloud, nil, nil, func(cfg *Config) { cfg.DryRun = true })
+		launch(t, cloud.Provider("test"), "c", "uid")
+		for range 10 {
+			time.Sleep(time.Minute)
+			if err := c.Collect(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(cloud.Alive()) != 1 {
+			t.Error("the instance was terminated")
+		}
+		if len(events.Events) != 1 {
+			t.Errorf("%d events", len(events.Events))
+		}
+		if e := <-events.Events; !strings.Contains(e, "InstanceLeaked") || !strings.Contains(e, "dry run") {
+			t.Errorf("told was %q", e)
+		}
+		if got := testutil.ToFloat64(c.leaked.WithLabelValues("no-cell")); got != 1 {
+			t.Errorf("counted %v times", got)
+		}
+	})
+}
+
+func newCollector(t *testing.T, cloud *cloudprovidertest.Cloud, cached, live []client.Object, change ...func(*Config)) (*Collector, *record.FakeRecorder) {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := v1beta1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
 	events := record.NewFakeRecorder(10)
-	c, err := New(Config{
+	cfg := Config{
 		Cloud: cloud.Provider("test"), Routes: cloud.Provider("test"), NodeName: "kip-provider-0",
 		Cells: fake.NewClientBuilder().WithScheme(scheme).WithObjects(cached...).Build(),
 		Live:  fake.NewClientBuilder().WithScheme(scheme).WithObjects(live...).Build(),
 		Clock: clock.RealClock{}, Events: events, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,6 +103,8 @@ type Provider struct {
 	regs  registries
 	own   own
 	ends  ends
+
+	routed routed
 }
 
 var (
@@ -114,6 +116,7 @@ var (
 	_ cloudprovider.RegistryAuthorizer = (*Provider)(nil)
 	_ cloudprovider.HealthReporter     = (*Provider)(nil)
 	_ cloudprovider.ConsoleReader      = (*Provider)(nil)
+	_ cloudprovider.Sweeper            = (*Provider)(nil)
 )
 
 // api is what this package calls of EC2.
@@ -134,6 +137,10 @@ type api interface {
 	DescribeRouteTables(context.Context, *ec2.DescribeRouteTablesInput, ...func(*ec2.Options)) (*ec2.DescribeRouteTablesOutput, error)
 	CreateRoute(context.Context, *ec2.CreateRouteInput, ...func(*ec2.Options)) (*ec2.CreateRouteOutput, error)
 	DeleteRoute(context.Context, *ec2.DeleteRouteInput, ...func(*ec2.Options)) (*ec2.DeleteRouteOutput, error)
+	DescribeVolumes(context.Context, *ec2.DescribeVolumesInput, ...func(*ec2.Options)) (*ec2.DescribeVolumesOutput, error)
+	DeleteVolume(context.Context, *ec2.DeleteVolumeInput, ...func(*ec2.Options)) (*ec2.DeleteVolumeOutput, error)
+	DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkInterfacesInput, ...func(*ec2.Options)) (*ec2.DescribeNetworkInterfacesOutput, error)
+	DeleteNetworkInterface(context.Context, *ec2.DeleteNetworkInterfaceInput, ...func(*ec2.Options)) (*ec2.DeleteNetworkInterfaceOutput, error)
 	ModifyInstanceAttribute(context.Context, *ec2.ModifyInstanceAttributeInput, ...func(*ec2.Options)) (*ec2.ModifyInstanceAttributeOutput, error)
 }
 
@@ -212,7 +219,7 @@ func newProvider(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, calls: calls, log: cfg.Logger, own: own{ids: map[string]uint64{}}}
+	p := &Provider{cfg: cfg, calls: calls, log: cfg.Logger, own: own{ids: map[string]uint64{}}, routed: routed{nics: map[string]bool{}}}
 	p.ends = ends{send: p.terminate, turn: make(chan struct{}, 1)}
 	p.nets = networks{p: p, cache: newCached[*network](), until: map[string]time.Time{}}
 	p.imgs = images{p: p, cache: newCached[chosenImages]()}

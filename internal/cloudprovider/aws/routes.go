@@ -102,6 +102,7 @@ func (p *Provider) EnsureRoutes(ctx context.Context, to cloudprovider.RouteTarge
 	if err != nil {
 		return fmt.Errorf("routing to %s: %w", to.InstanceID, err)
 	}
+	p.routed.add(to.NetworkInterface)
 	tables, err := p.rts.get(ctx, time.Time{})
 	if err != nil {
 		return fmt.Errorf("routing to %s: %w", to.InstanceID, err)
@@ -175,6 +176,9 @@ func (p *Provider) RemoveRoutes(ctx context.Context, to cloudprovider.RouteTarge
 			}
 			p.log.Info("route removed", "instance", to.InstanceID, "network", h.network, "table", h.table)
 		}
+	}
+	if len(errs) == 0 {
+		p.routed.remove(to.NetworkInterface)
 	}
 	return errors.Join(errs...)
 }

@@ -49,6 +49,7 @@ type Cloud struct {
 	mu        sync.Mutex
 	instances []*machine
 	routes    map[string]string // network interfaces by network
+	leftovers []cloudprovider.Leftover
 	faults    []*Fault
 	calls     map[Method]int
 }
@@ -69,6 +70,9 @@ const (
 
 	EnsureRoutes Method = "EnsureRoutes"
 	RemoveRoutes Method = "RemoveRoutes"
+
+	Leftovers      Method = "Leftovers"
+	RemoveLeftover Method = "RemoveLeftover"
 )
 
 // Fault makes calls fail.
