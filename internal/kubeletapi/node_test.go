@@ -60,6 +60,8 @@ func TestNode(t *testing.T) {
 		"/metrics/resource":           {"pod_cpu_usage_seconds_total 1", "metrics"},
 		"/metrics/cadvisor":           {"container_threads 2", "metrics"},
 		"/metrics/probes":             {"", "metrics"},
+		"/debug/pprof/":               {"goroutine", "get create"},
+		"/debug/pprof/heap?debug=1":   {"heap profile", "get create"},
 		"/containerLogs/shop/web/app": {"from the cell", "get create"},
 	} {
 		for _, user := range users {
@@ -82,7 +84,7 @@ func TestNode(t *testing.T) {
 			t.Errorf("nodes/pods is good for %s", path)
 		}
 	}
-	for _, path := range []string{"/stats", "/stats/container", "/metrics/other", "/runningpods/shop", "/configz", "/debug/pprof/"} {
+	for _, path := range []string{"/stats", "/stats/container", "/metrics/other", "/runningpods/shop", "/configz", "/debug", "/debug/flags/v"} {
 		if code, body := h.do(t, "GET", path, "create"); code == http.StatusOK {
 			t.Errorf("%s: %s", path, body)
 		}

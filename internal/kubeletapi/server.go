@@ -87,6 +87,7 @@ func New(cfg Config) *Server {
 	api.HandleFunc("GET /stats/summary", s.summary)
 	api.HandleFunc("POST /stats/summary", s.summary) // as a kubelet's
 	api.Handle("GET /metrics", cfg.Process)
+	addProfiles(api)
 	api.HandleFunc("GET /metrics/resource", s.text(cfg.Metrics.WriteResource))
 	api.HandleFunc("GET /metrics/cadvisor", s.text(cfg.Metrics.WriteCAdvisor))
 	api.HandleFunc("GET /metrics/probes", s.text(cfg.Metrics.WriteProbes))
