@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/elotl/kip/v2/internal/ec2local/hollowcell"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
 
@@ -43,10 +44,15 @@ func destroy(ctx context.Context, state string) error {
 	if err != nil {
 		return err
 	}
-	if ok && !c.Hollow {
-		if err := destroyCluster(ctx, state, c); err != nil {
-			return err
-		}
+	switch {
+	case !ok || c.Hollow:
+	case c.HollowCells:
+		err = hollowcell.RemoveRoute(c.VPC)
+	default:
+		err = destroyCluster(ctx, state, c)
+	}
+	if err != nil {
+		return err
 	}
 	// What destroy needs to know goes last.
 	for _, name := range []string{cloudDir, machinesDir, computersDir, credentialsFile, clusterFile, lockFile} {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/hollow"
+	"github.com/elotl/kip/v2/internal/ec2local/hollowcell"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
 	"github.com/elotl/kip/v2/internal/ec2local/vm"
 	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
@@ -35,6 +36,9 @@ func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, er
 			close:          func() error { return nil },
 		}, nil
 	}
+	if o.hollowCells {
+		return openHollowCells(c)
+	}
 	network, err := vpcnet.Open(ctx, c.network())
 	if err != nil {
 		return nil, err
@@ -55,6 +59,23 @@ func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, er
 		hypervisors.close()
 		return network.Close()
 	}}, nil
+}
+
+// openHollowCells makes cells without containers possible. Nothing is enforced on their network.
+func openHollowCells(c cluster) (*machines, error) {
+	if err := hollowcell.AddRoute(c.VPC); err != nil {
+		return nil, err
+	}
+	metadata, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("listening for metadata requests: %w", err)
+	}
+	cells := hollowcell.New(hollowcell.Config{Metadata: "http://" + metadata.Addr().String(), Logger: slog.Default()})
+	return &machines{
+		Hypervisor:     cells,
+		listenMetadata: func() (net.Listener, error) { return metadata, nil },
+		close:          func() error { cells.Close(); return nil },
+	}, nil
 }
 
 // hypervisors are all that run machines in earnest.

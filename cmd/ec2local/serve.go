@@ -31,6 +31,7 @@ type serveOptions struct {
 	lag              cloud.Lag
 	grace            time.Duration
 	throttle, hollow bool
+	hollowCells      bool
 }
 
 func serveCommand() *cobra.Command {
@@ -66,6 +67,8 @@ func serveCommand() *cobra.Command {
 	f.DurationVar(&o.grace, "power-off-grace", 10*time.Second, "how long an instance has to power off by itself")
 	f.BoolVar(&o.throttle, "throttle", true, "answer RequestLimitExceeded to what is more than EC2 allows a new account")
 	f.BoolVar(&o.hollow, "hollow", false, "instances exist in the API only and run nothing; needs no root")
+	f.BoolVar(&o.hollowCells, "hollow-cells", false, "instances are cells without containers, thousands of them in this process (go doc ./internal/ec2local/hollowcell)")
+	cmd.MarkFlagsMutuallyExclusive("hollow", "hollow-cells")
 	for _, name := range []string{"state", "images"} {
 		_ = cmd.MarkFlagRequired(name) // fails for unknown flags only
 	}
@@ -93,7 +96,7 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 		return err
 	}
 	defer held.Close()
-	c := cluster{Name: o.cluster, VPC: vpc, Region: o.region, Zones: []string{o.region + "a", o.region + "b", o.region + "c"}, Hollow: o.hollow}
+	c := cluster{Name: o.cluster, VPC: vpc, Region: o.region, Zones: []string{o.region + "a", o.region + "b", o.region + "c"}, Hollow: o.hollow, HollowCells: o.hollowCells}
 	if err := keepCluster(o.state, c); err != nil {
 		return err
 	}

@@ -34,6 +34,8 @@ type cluster struct {
 	Region string       `json:"region"`
 	Zones  []string     `json:"zones"`
 	Hollow bool         `json:"hollow,omitempty"` // there are no machines and no network
+	// HollowCells: there are machines in ec2local's own process, and a route for them.
+	HollowCells bool `json:"hollowCells,omitempty"`
 }
 
 // network is the cluster's network.
@@ -80,8 +82,8 @@ func keepCluster(state string, c cluster) error {
 	if ok && (before.Name != c.Name || before.VPC != c.VPC || before.Region != c.Region) {
 		return fmt.Errorf("%s belongs to cluster %s with VPC %s in %s", state, before.Name, before.VPC, before.Region)
 	}
-	if ok && before.Hollow != c.Hollow {
-		return fmt.Errorf("%s: --hollow cannot be changed: instances that are there are of the other kind", state)
+	if ok && (before.Hollow != c.Hollow || before.HollowCells != c.HollowCells) {
+		return fmt.Errorf("%s: --hollow and --hollow-cells cannot be changed: instances that are there are of the other kind", state)
 	}
 	return writeJSON(filepath.Join(state, clusterFile), c)
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/elotl/kip/v2/internal/podmetrics/report"
@@ -88,28 +87,13 @@ func (m *podMetrics) reportOnce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		*lines = aboutPods(string(text))
+		*lines = report.AboutPods(string(text))
 	}
 	data, err := r.Encode()
 	if err != nil {
 		return err
 	}
 	return m.tell(ctx, data)
-}
-
-// aboutPods is the lines of the text whose label pod is not empty.
-func aboutPods(text string) string {
-	var kept strings.Builder
-	for line := range strings.Lines(text) {
-		_, value, ok := strings.Cut(line, `,pod="`)
-		if !ok {
-			_, value, ok = strings.Cut(line, `{pod="`)
-		}
-		if ok && !strings.HasPrefix(line, "#") && !strings.HasPrefix(value, `"`) {
-			kept.WriteString(line)
-		}
-	}
-	return kept.String()
 }
 
 // ask asks the kubelet.

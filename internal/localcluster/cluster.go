@@ -46,6 +46,9 @@ type Config struct {
 	Cells CellKind
 	// Unthrottled: the cloud answers any number of requests. EC2 does not.
 	Unthrottled bool
+	// Audit: the API server writes down what Kip asks of it, for itself and for
+	// its cells (AuditPath).
+	Audit bool
 	// Progress is told, in one line each, what is being done.
 	Progress func(format string, args ...any)
 }
@@ -172,7 +175,7 @@ func (c *Cluster) prepare() error {
 			return fmt.Errorf("writing %s: %w", file, err)
 		}
 	}
-	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.makeCellImage} {
+	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.writeAuditPolicy, c.makeCellImage} {
 		if err := write(); err != nil {
 			return err
 		}

@@ -110,7 +110,9 @@ Kip itself; --kip=none leaves it out, to install it by hand.
 Cells are sandboxes of this machine. With --cells=vm new cells are virtual
 machines that boot the image of make cell-image; where KVM does not work they
 are emulated, and a pod takes a minute to start. With --cells=stock they boot
-what stands for Amazon's image for EKS nodes (make stock-image).`,
+what stands for Amazon's image for EKS nodes (make stock-image). With
+--cells=hollow, which needs --kip=process, cells only look like some to Kip and
+the API server: thousands of them cost little, and nothing runs in them.`,
 		PreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains(kipModes, kip) {
 				return fmt.Errorf("--kip is %q; it takes %s", kip, strings.Join(kipModes, ", "))

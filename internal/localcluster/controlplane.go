@@ -3,9 +3,11 @@ package localcluster
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"time"
 )
 
@@ -55,7 +57,7 @@ func (c *Cluster) etcd() process {
 
 func (c *Cluster) apiserver() process {
 	s, pki := c.settings, c.pki
-	return process{
+	p := process{
 		Name: APIServer, Path: c.tool("kube-apiserver"),
 		Args: []string{
 			fmt.Sprintf("--etcd-servers=http://127.0.0.1:%d", s.EtcdPort),
@@ -86,7 +88,33 @@ func (c *Cluster) apiserver() process {
 		Ready: answers(c.apiserverURL() + "/readyz"),
 		Grace: 15 * time.Second,
 	}
+	if c.Audit {
+		p.Args = append(p.Args, "--audit-policy-file="+c.path(auditPolicyFile), "--audit-log-path="+c.AuditPath(), "--audit-log-maxsize=4096")
+	}
+	return p
 }
+
+// auditPolicyFile says what the API server writes down: who asked for what, and
+// when it had answered.
+const auditPolicyFile = "audit-policy.json"
+
+func (c *Cluster) writeAuditPolicy() error {
+	policy, err := json.Marshal(object{
+		"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": []string{"RequestReceived", "ResponseStarted"},
+		"rules": []object{
+			{"level": "Metadata", "users": []string{"system:serviceaccount:" + kipNamespace + ":" + kipAccount}},
+			{"level": "None"},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	return writeFile(c.path(auditPolicyFile), policy, 0o600)
+}
+
+// AuditPath is where the API server writes down, in one line of JSON for each
+// request, what Kip asks of it.
+func (c *Cluster) AuditPath() string { return filepath.Join(c.processes.logDir, "audit.log") }
 
 func (c *Cluster) controllerManager() process {
 	kubeconfig := c.path("controller-manager.kubeconfig")

@@ -64,11 +64,26 @@ func writeGPUs(root string) error {
 }
 
 func (c *Cluster) makeCellImage() error {
-	if c.Cells == CellsVM || c.Cells == CellsStock {
+	switch c.Cells {
+	case CellsVM, CellsStock:
 		return c.takeVMImage()
+	case CellsHollow:
+		return c.makeHollowImage()
+	default:
+		_, err := c.makeImage(cellImage)
+		return err
 	}
-	_, err := c.makeImage(cellImage)
-	return err
+}
+
+// hollowImage is the machine image of hollow cells, which run nothing of it.
+const hollowImage = "kip-hollow"
+
+func (c *Cluster) makeHollowImage() error {
+	dir := filepath.Join(c.path("images"), hollowImage)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return describeImage(dir, hollowImage, "Hollow cell of the local cluster", accountID)
 }
 
 // makeImage makes a machine image of what was built, if there is none of just

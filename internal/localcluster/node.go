@@ -68,7 +68,7 @@ func (c *Cluster) account() *ec2.Client {
 
 // ensureNode has the ordinary node running from the newest image, and Ready.
 func (c *Cluster) ensureNode(ctx context.Context) error {
-	if c.NoOrdinaryNode {
+	if c.NoOrdinaryNode || c.Cells == CellsHollow {
 		return c.removeNode(ctx)
 	}
 	began := time.Now()

@@ -32,7 +32,7 @@ func (c *Cluster) ec2() process {
 			fmt.Sprintf("--listen=%s:%d", c.settings.host(), c.settings.EC2Port),
 			"--region=" + region, "--vpc-cidr=" + c.settings.VPC.String(), "--cluster=" + c.settings.Name,
 			"--images=" + c.path("images"), "--credentials=" + c.path("ec2-credentials.json"), "--boot-delay=" + c.BootDelay.String(),
-			fmt.Sprintf("--throttle=%t", !c.Unthrottled),
+			fmt.Sprintf("--throttle=%t", !c.Unthrottled), fmt.Sprintf("--hollow-cells=%t", c.Cells == CellsHollow),
 			"--ecr-images=http://" + c.registryAddress(),
 			"--eks-clusters=" + c.settings.Name + "=" + tokenIssuer,
 			"--issuer-keys=" + tokenIssuer + "=" + c.pki.path("service-accounts.pub"),
@@ -179,6 +179,9 @@ cloud:
     vpcID: {{.VPC}}
 kubelet:
   capacity: {nvidia.com/gpu: 16}
+{{- if .Hollow}}
+  pods: 20000
+{{- end}}
   clusterDNS: ["{{.Host}}"]
   clusterDomain: {{.Domain}}
 cells:
@@ -206,7 +209,7 @@ func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
 		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
 		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(), "MayBeEmulated": c.Cells == CellsVM || c.Cells == CellsStock,
-		"Software": c.software,
+		"Software": c.software, "Hollow": c.Cells == CellsHollow,
 	})
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // settings are chosen at a cluster's first Up and kept, so that a second Up
@@ -101,7 +102,9 @@ func newSettings(name string) (settings, error) {
 
 // freeVPC is the first 10.N.0.0/16 to which the machine has no route.
 func freeVPC() (netip.Prefix, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	// Of all tables: the VPC of hollow cells is in that of the machine's own
+	// addresses.
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return netip.Prefix{}, fmt.Errorf("reading the machine's routes: %w", err)
 	}

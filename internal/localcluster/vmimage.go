@@ -35,10 +35,14 @@ const (
 	// (make stock-image), which stands for Amazon's image for EKS nodes. Kip finds
 	// it as it finds that one, and user data makes a cell of it.
 	CellsStock CellKind = "stock"
+	// CellsHollow: cells without containers, thousands of them in ec2local's own
+	// process, for measuring Kip. There is no ordinary node beside them, and a
+	// cluster has them from its first Up or never.
+	CellsHollow CellKind = "hollow"
 )
 
 // cellKinds are all of them, the default first.
-var cellKinds = []string{string(CellsContainer), string(CellsVM), string(CellsStock)}
+var cellKinds = []string{string(CellsContainer), string(CellsVM), string(CellsStock), string(CellsHollow)}
 
 // imagePrefix is what the names of the cells' machine images begin with; empty
 // where Kip chooses.
@@ -46,6 +50,8 @@ func (c *Cluster) imagePrefix() string {
 	switch c.Cells {
 	case CellsVM:
 		return "kip-vm-"
+	case CellsHollow:
+		return hollowImage
 	case CellsStock:
 		return ""
 	}

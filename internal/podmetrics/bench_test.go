@@ -15,7 +15,7 @@ import (
 // has an ID of its own, as in reality.
 func fleet(b *testing.B, n int) (pods []*corev1.Pod, reports [][]byte) {
 	b.Helper()
-	r := realReport(b)
+	r := realReport()
 	for _, text := range []*string{&r.Resource, &r.CAdvisor, &r.Probes} { // as the agent leaves it
 		*text = strings.Join(slices.DeleteFunc(strings.SplitAfter(*text, "\n"), func(line string) bool {
 			return strings.HasPrefix(line, "#") || !strings.Contains(line, `pod="`+realName)

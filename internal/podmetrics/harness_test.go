@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,47 +18,30 @@ import (
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
 	clocktesting "k8s.io/utils/clock/testing"
 
+	"github.com/elotl/kip/v2/internal/podmetrics/podmetricstest"
 	"github.com/elotl/kip/v2/internal/podmetrics/report"
 )
 
-// The pod of testdata, which is what a cell's kubelet (v1.36.3) answered.
+// The pod that a real kubelet answered about.
 const (
-	realNamespace = "default"
-	realName      = "web-7667c7b945-jn4k4"
-	realUID       = "cf3331f7-f428-43af-a4b5-93f47435d1fa"
+	realNamespace = podmetricstest.Namespace
+	realName      = podmetricstest.Name
+	realUID       = podmetricstest.UID
 )
 
-func testdata(t testing.TB, file string) string {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join("testdata", file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(data)
-}
-
-// realReport is what the agent of testdata's cell would send.
-func realReport(t testing.TB) report.Report {
-	t.Helper()
-	var summary struct{ Pods json.RawMessage }
-	if err := json.Unmarshal([]byte(testdata(t, "summary.json")), &summary); err != nil {
-		t.Fatal(err)
-	}
-	// More than an agent sends: Kip is to leave out what is not the pod's. But
-	// comments are a section's beginning.
+// realReport is what the agent of that cell would send, and more: Kip is to
+// leave out what is not the pod's. But comments are a section's beginning.
+func realReport() report.Report {
 	return report.Report{
-		Pods: summary.Pods, Resource: testdata(t, "resource.txt"), CAdvisor: testdata(t, "cadvisor.txt"), Probes: testdata(t, "probes.txt"),
+		Pods: podmetricstest.Pods(), Resource: podmetricstest.Answer("resource.txt"),
+		CAdvisor: podmetricstest.Answer("cadvisor.txt"), Probes: podmetricstest.Answer("probes.txt"),
 	}
 }
 
 // renamed is the report as the cell of another pod would send it.
 func renamed(t testing.TB, r report.Report, pod *corev1.Pod) []byte {
 	t.Helper()
-	names := strings.NewReplacer(realName, pod.Name, realUID, string(pod.UID), `"`+realNamespace+`"`, `"`+pod.Namespace+`"`)
-	data, err := report.Report{
-		Pods: json.RawMessage(names.Replace(string(r.Pods))), Resource: names.Replace(r.Resource),
-		CAdvisor: names.Replace(r.CAdvisor), Probes: names.Replace(r.Probes),
-	}.Encode()
+	data, err := podmetricstest.Renamed(r, pod).Encode()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	dto "github.com/prometheus/client_model/go"
 	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/elotl/kip/v2/internal/podmetrics/podmetricstest"
 )
 
 // TestKubeletsAnswersPass: what a real kubelet says of its pod comes out as it
@@ -19,7 +21,7 @@ func TestKubeletsAnswersPass(t *testing.T) {
 		"resource.txt": resourceFamilies, "cadvisor.txt": cadvisorFamilies, "probes.txt": probesFamilies,
 	} {
 		t.Run(file, func(t *testing.T) {
-			in := testdata(t, file)
+			in := podmetricstest.Answer(file)
 			want := parse(t, in)
 			for name, family := range want {
 				family.Metric = slices.DeleteFunc(family.Metric, func(m *dto.Metric) bool { return labels(m)["pod"] == "" })

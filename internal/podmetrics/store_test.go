@@ -19,7 +19,7 @@ import (
 // node, in which no family comes twice.
 func TestReportsAreMerged(t *testing.T) {
 	h := newHarness(t)
-	r := realReport(t)
+	r := realReport()
 	pods := []string{"shop/b", "shop/a", "bank/c"}
 	for i, name := range pods {
 		namespace, name, _ := strings.Cut(name, "/")
@@ -131,7 +131,7 @@ func TestStatsOfACell(t *testing.T) {
 
 func TestReportsEnd(t *testing.T) {
 	pod, other := newPod("shop", "web", "uid-1"), newPod("shop", "other", "uid-2")
-	r := realReport(t)
+	r := realReport()
 	shown := func(h *harness) string {
 		var names []string
 		for _, m := range parse(t, h.resource(t))["pod_memory_working_set_bytes"].GetMetric() {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,7 +46,15 @@ type Client struct {
 
 // New returns a client of the service at endpoint, DefaultEndpoint on a real
 // instance. It does not connect.
-func New(endpoint string) *Client {
+func New(endpoint string) *Client { return newClient(endpoint, nil) }
+
+// NewFrom is New for a machine that has several addresses, by one of which the
+// service is to know it.
+func NewFrom(endpoint string, address netip.Addr) *Client {
+	return newClient(endpoint, net.TCPAddrFromAddrPort(netip.AddrPortFrom(address, 0)))
+}
+
+func newClient(endpoint string, from net.Addr) *Client {
 	return &Client{
 		endpoint: strings.TrimSuffix(endpoint, "/"),
 		http: &http.Client{
@@ -53,7 +62,7 @@ func New(endpoint string) *Client {
 			Transport: &http.Transport{
 				// No proxy from the environment: link-local means link-local.
 				Proxy:               nil,
-				DialContext:         (&net.Dialer{Timeout: time.Second}).DialContext,
+				DialContext:         (&net.Dialer{Timeout: time.Second, LocalAddr: from}).DialContext,
 				MaxIdleConnsPerHost: 4,
 				IdleConnTimeout:     30 * time.Second,
 			},

@@ -96,3 +96,18 @@ func Decode(data []byte) (Report, error) {
 	}
 	return Report{Pods: json.RawMessage(pods), Resource: resource, CAdvisor: cadvisor, Probes: probes}, nil
 }
+
+// AboutPods is the lines of a kubelet's metrics whose label pod is not empty.
+func AboutPods(text string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(text) {
+		_, value, ok := strings.Cut(line, `,pod="`)
+		if !ok {
+			_, value, ok = strings.Cut(line, `{pod="`)
+		}
+		if ok && !strings.HasPrefix(line, "#") && !strings.HasPrefix(value, `"`) {
+			kept.WriteString(line)
+		}
+	}
+	return kept.String()
+}
