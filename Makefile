@@ -5,7 +5,7 @@ build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/
 tools-bin   := .cache/tools/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps bench-scale clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -126,6 +126,12 @@ bench-overhead: deps tools build ## Measure the memory a cell needs beside its p
 
 bench-configmaps: deps tools build ## Measure when changes of ConfigMaps are in pods' files (docs/benchmarks)
 	CGO_ENABLED=0 go run ./test/bench configmaps
+
+# Smaller, or longer: go run ./test/bench scale --help.
+BENCH_SCALE_FLAGS ?=
+
+bench-scale: deps tools build ## Measure Kip with 500 to 5,000 cells, which run nothing (docs/benchmarks; takes an hour and more)
+	CGO_ENABLED=0 go run ./test/bench scale $(BENCH_SCALE_FLAGS)
 
 deps-test:
 	@$(build-tools) deps run test

@@ -43,11 +43,9 @@ type bench struct {
 }
 
 // withCluster runs f on a fresh cluster and removes it, whatever became of f.
-func withCluster(ctx context.Context, root string, progress func(string, ...any), f func(context.Context, *bench) error) (err error) {
-	cfg := localcluster.Config{
-		Name: clusterName, Dir: filepath.Join(root, ".cache", "clusters", clusterName), Root: root, Progress: progress,
-		Kip: localcluster.KipProcess, // its log tells when it did what
-	}
+func withCluster(ctx context.Context, cfg localcluster.Config, progress func(string, ...any), f func(context.Context, *bench) error) (err error) {
+	cfg.Name, cfg.Dir, cfg.Progress = clusterName, filepath.Join(cfg.Root, ".cache", "clusters", clusterName), progress
+	cfg.Kip = localcluster.KipProcess // its log tells when it did what
 	if _, err := os.Stat(cfg.Dir); err == nil {
 		progress("removing what an earlier run left")
 		if err := removeCluster(ctx, cfg); err != nil {

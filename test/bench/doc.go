@@ -3,6 +3,7 @@
 //
 //	go run ./test/bench start      how long pods take to start, step by step
 //	go run ./test/bench overhead   the memory a cell needs beside its pod
+//	go run ./test/bench scale      what Kip needs for thousands of cells
 //
 // Both print a report in Markdown and write it to docs/benchmarks. A slow
 // machine gives slow figures, so nothing is ever passed or failed; the aims

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/elotl/kip/v2/internal/localcluster"
 )
 
 func main() {
@@ -32,7 +34,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	cmd.PersistentFlags().StringVar(&root, "root", ".", "Kip's source tree, where make has built the programs")
-	cmd.AddCommand(startCommand(&root), overheadCommand(&root), configMapsCommand(&root))
+	cmd.AddCommand(startCommand(&root), overheadCommand(&root), configMapsCommand(&root), scaleCommand(&root))
 	return cmd
 }
 
@@ -43,7 +45,7 @@ func startCommand(root *string) *cobra.Command {
 		Use: "start", Args: cobra.NoArgs,
 		Short: "Measure how long pods take to start on cold cells, and on an ordinary node beside them",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return report(cmd, *root, out, func(ctx context.Context, b *bench, w *document) error { return b.start(ctx, o, w) })
+			return report(cmd, localcluster.Config{Root: *root}, out, func(ctx context.Context, b *bench, w *document) error { return b.start(ctx, o, w) })
 		},
 	}
 	cmd.Flags().IntVar(&o.pods, "pods", 30, "pods of each kind, one after the other")
@@ -59,7 +61,7 @@ func overheadCommand(root *string) *cobra.Command {
 		Use: "overhead", Args: cobra.NoArgs,
 		Short: "Measure the memory a cell needs beside its pod",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return report(cmd, *root, out, func(ctx context.Context, b *bench, w *document) error { return b.overhead(ctx, settle, w) })
+			return report(cmd, localcluster.Config{Root: *root}, out, func(ctx context.Context, b *bench, w *document) error { return b.overhead(ctx, settle, w) })
 		},
 	}
 	cmd.Flags().DurationVar(&settle, "settle", settle, "how long the pod has run when the memory is read")
@@ -74,7 +76,7 @@ func configMapsCommand(root *string) *cobra.Command {
 		Use: "configmaps", Args: cobra.NoArgs,
 		Short: "Measure when changes of ConfigMaps are in pods' files",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return report(cmd, *root, out, func(ctx context.Context, b *bench, w *document) error { return b.configMaps(ctx, o, w) })
+			return report(cmd, localcluster.Config{Root: *root}, out, func(ctx context.Context, b *bench, w *document) error { return b.configMaps(ctx, o, w) })
 		},
 	}
 	cmd.Flags().IntVar(&o.pods, "pods", 50, "pods, each with a ConfigMap")
@@ -84,15 +86,39 @@ func configMapsCommand(root *string) *cobra.Command {
 	return cmd
 }
 
+func scaleCommand(root *string) *cobra.Command {
+	o := scaleOptions{}
+	out := ""
+	cmd := &cobra.Command{
+		Use: "scale", Args: cobra.NoArgs,
+		Short: "Measure Kip with ever more cells, which run nothing",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg := localcluster.Config{Root: *root, Cells: localcluster.CellsHollow, Unthrottled: true, Audit: true}
+			return report(cmd, cfg, out, func(ctx context.Context, b *bench, w *document) error { return b.scale(ctx, o, w) })
+		},
+	}
+	f := cmd.Flags()
+	f.IntSliceVar(&o.sizes, "sizes", []int{500, 1000, 2000, 5000}, "numbers of cells, each more than the one before")
+	f.DurationVar(&o.settle, "settle", 30*time.Second, "how long nothing happens before Kip is measured idle")
+	f.DurationVar(&o.idle, "idle", time.Minute, "how long it is measured idle")
+	f.DurationVar(&o.churn, "churn", 10*time.Minute, "how long pods come and go at each size; 0 leaves it out")
+	f.Float64Var(&o.rate, "rate", 20, "pods per second that come and go")
+	f.DurationVar(&o.load, "load", 10*time.Second, "how long the gateway is measured with each kind of request; 0 leaves it out")
+	f.DurationVar(&o.fillTimeout, "patience", 20*time.Minute, "how long the pods of one size may take to run")
+	f.StringVar(&o.profiles, "profiles", "", "directory for profiles of Kip at rest; empty: none")
+	f.StringVar(&out, "out", filepath.Join("docs", "benchmarks", "scale.md"), "file for the report; empty: none")
+	return cmd
+}
+
 // report runs a measurement on a cluster of its own, and writes what it says
 // to standard output and to the file.
-func report(cmd *cobra.Command, root, path string, measure func(context.Context, *bench, *document) error) error {
+func report(cmd *cobra.Command, cfg localcluster.Config, path string, measure func(context.Context, *bench, *document) error) error {
 	began := time.Now()
 	progress := func(format string, args ...any) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "%6.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
 	text := &document{}
-	err := withCluster(cmd.Context(), root, progress, func(ctx context.Context, b *bench) error { return measure(ctx, b, text) })
+	err := withCluster(cmd.Context(), cfg, progress, func(ctx context.Context, b *bench) error { return measure(ctx, b, text) })
 	if err != nil {
 		return err
 	}
