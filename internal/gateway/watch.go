@@ -44,5 +44,13 @@ func (c *call) serveWatch(src watchcache.Source, sel watchcache.Selector, poke <
 	gauge := c.g.metrics.watches.WithLabelValues(c.req.resource.Resource)
 	gauge.Inc()
 	defer gauge.Dec()
+	c.letGo()
 	return watchcache.ServeWatch(c.ctx, c.w, src, watch)
+}
+
+// letGo forgets what the watch was allowed by. Each cell has ten watches that
+// wait for hours, and what a call knows is no smaller than the pod.
+func (c *call) letGo() {
+	c.pod = nil
+	c.cell = Cell{Name: c.cell.Name, NodeName: c.cell.NodeName, PodUID: c.cell.PodUID}
 }
