@@ -36,7 +36,10 @@ Optional:
   PROVIDER_CONFIG               A provider.yaml of your own instead of kustomize/eks/provider.yaml; where
                                 that has ${VPC_ID} and the like, so may yours.
   AWS_ENDPOINT_URL              Another endpoint for all of AWS's APIs.
-  NFS_VOLUME_ENDPOINT           For the image cache, which this version does not have: no effect.
+  NFS_VOLUME_ENDPOINT           NFS server and path of the image cache, such as
+                                fs-92e61897.efs.us-west-2.amazonaws.com:/. Without it there is none.
+  IMAGE_CACHE_MAX_SIZE          How large it may become, such as 500Gi (any size).
+  IMAGE_CACHE_KEEP              Images that are in it though no pod uses them, separated by commas.
   DEPLOY_TIMEOUT                How long to wait until Kip is ready (5m).
 
 Needs envsubst, kubectl 1.21 or later and, if it is there, uses kustomize 4 or later.
@@ -82,6 +85,8 @@ required() {
 
 export NAMESPACE=${NAMESPACE:-kip} IMAGE_REGISTRY=${IMAGE_REGISTRY:-docker.io/elotl}
 export AWS_ENDPOINT_URL=${AWS_ENDPOINT_URL-}
+export NFS_VOLUME_ENDPOINT=${NFS_VOLUME_ENDPOINT-} IMAGE_CACHE_MAX_SIZE=${IMAGE_CACHE_MAX_SIZE-} IMAGE_CACHE_KEEP=${IMAGE_CACHE_KEEP-}
+export NFS_SERVER=${NFS_VOLUME_ENDPOINT%%:*} NFS_PATH=${NFS_VOLUME_ENDPOINT#*:} IMAGE_CACHE=
 export CELL_SOFTWARE_URL=${CELL_SOFTWARE_URL-} CELL_SOFTWARE_SHA256=${CELL_SOFTWARE_SHA256-} CELL_SOFTWARE=
 export VPC_ID=${VPC_ID-} CELL_IMAGE_ID=${CELL_IMAGE_ID-} CELL_INSTANCE_PROFILE_ARN=${CELL_INSTANCE_PROFILE_ARN-} KIP_CELL_SG=${KIP_CELL_SG-} CLUSTER_DNS=${CLUSTER_DNS-}
 timeout=${DEPLOY_TIMEOUT:-5m}
@@ -109,7 +114,14 @@ fi
 check KIP_CELL_SG 'sg-[0-9a-f]+(,sg-[0-9a-f]+)*' 'IDs such as sg-0123456789abcdef0, separated by commas'
 check CLUSTER_DNS '[0-9a-fA-F:.]+(,[0-9a-fA-F:.]+)*' 'an IP address'
 check AWS_ENDPOINT_URL 'https?://[A-Za-z0-9._:/-]+' 'a URL'
-check NFS_VOLUME_ENDPOINT '[A-Za-z0-9._-]+:/.*' 'a server and a path such as fs-92e61897.efs.us-west-2.amazonaws.com:/'
+check NFS_VOLUME_ENDPOINT '[A-Za-z0-9._-]+:/[A-Za-z0-9._/-]*' 'a server and a path such as fs-92e61897.efs.us-west-2.amazonaws.com:/'
+check IMAGE_CACHE_MAX_SIZE '[0-9]+[KMGT]i?' 'a size such as 500Gi'
+check IMAGE_CACHE_KEEP '[A-Za-z0-9][A-Za-z0-9._:/@-]*(,[A-Za-z0-9][A-Za-z0-9._:/@-]*)*' 'images separated by commas'
+if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
+	IMAGE_CACHE="{\"endpoint\":\"$NFS_VOLUME_ENDPOINT\"}"
+elif [ -n "$IMAGE_CACHE_MAX_SIZE$IMAGE_CACHE_KEEP" ]; then
+	wrong "IMAGE_CACHE_MAX_SIZE or IMAGE_CACHE_KEEP is set, and NFS_VOLUME_ENDPOINT is not: there is no image cache"
+fi
 check DEPLOY_TIMEOUT '[0-9]+[smh]' 'a time such as 5m'
 case $NAMESPACE in
 default | kube-*) wrong "NAMESPACE is $NAMESPACE; give Kip one of its own, which is removed with it" ;;
@@ -136,13 +148,9 @@ refuse_problems() {
 }
 refuse_problems
 
-if [ -n "${NFS_VOLUME_ENDPOINT-}" ]; then
-	warn "NFS_VOLUME_ENDPOINT has no effect: this version has no image cache. Pods start without it, only slower."
-fi
-
 # uses NAME: provider.yaml has a place for it
 uses() { grep -qF "\${$1}" "$template"; }
-for name in VPC_ID CELL_SOFTWARE CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS; do
+for name in VPC_ID CELL_SOFTWARE CELL_IMAGE_ID CELL_INSTANCE_PROFILE_ARN KIP_CELL_SG CLUSTER_DNS IMAGE_CACHE; do
 	if [ -n "${!name}" ] && ! uses "$name"; then
 		wrong "$name is set, and PROVIDER_CONFIG ($template) has no \${$name}: it would have no effect"
 	fi
@@ -177,18 +185,23 @@ refuse_problems
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -R "$here/base" "$here/crd" "$here/provider" "$here/eks" "$work"
+cp -R "$here/base" "$here/crd" "$here/provider" "$here/eks" "$here/image-cache" "$work"
 
 # The names are listed, so that nothing else that looks like a variable is touched.
 fill() {
 	# shellcheck disable=SC2016 # envsubst takes the names, not the values
 	envsubst '${NAMESPACE} ${CLUSTER_NAME} ${USE_REGION} ${VPC_ID} ${IMAGE_REGISTRY} ${IMAGE_TAG} ${CLUSTER_DNS}
-		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_SOFTWARE} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}' <"$1" >"$2"
+		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_SOFTWARE} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}
+		${IMAGE_CACHE} ${IMAGE_CACHE_KEEP} ${IMAGE_CACHE_MAX_SIZE} ${NFS_SERVER} ${NFS_PATH}' <"$1" >"$2"
 }
 fill "$template" "$work/eks/provider.yaml"
 PROVIDER_CONFIG_HASH=$(cat "$work/eks/provider.yaml" - <<<"$CLUSTER_NAME $KIP_SERVICE_ACCOUNT_ROLE_ARN $AWS_ENDPOINT_URL" | cksum | cut -d ' ' -f 1)
 export PROVIDER_CONFIG_HASH
 fill "$here/eks/kustomization.yaml" "$work/eks/kustomization.yaml"
+if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
+	fill "$here/image-cache/deployment.yaml" "$work/image-cache/deployment.yaml"
+	printf 'components: [../image-cache]\n' >>"$work/eks/kustomization.yaml"
+fi
 "${kustomize[@]}" "$work/eks" >"$work/kip.yaml" || die "the manifests could not be made; see above"
 
 if $render; then
@@ -223,6 +236,15 @@ for _ in $(seq 30); do
 done
 kubectl wait --for condition=Ready "node/$node" --timeout "$timeout" >&2 ||
 	explain "the node $node was not ready within $timeout"
+
+if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
+	kubectl --namespace "$NAMESPACE" rollout status deployment/kip-image-cache --timeout 30s >&2 ||
+		warn "the image cache's controller is not ready yet: cells pull their images until it is. kubectl --namespace $NAMESPACE describe pods --selector app.kubernetes.io/component=image-cache says what it waits for."
+else
+	# It may have been there before.
+	kubectl --namespace "$NAMESPACE" delete deployment,role,rolebinding,serviceaccount kip-image-cache --ignore-not-found >&2
+	kubectl delete clusterrolebinding,clusterrole kip-image-cache --ignore-not-found >&2
+fi
 
 cat <<END
 

@@ -14,7 +14,8 @@ Removes Kip from a cluster, and what Kip made from the cloud.
 In this order, each step only when the one before it has come to its end: the pods on
 kip-provider-0 end and with them their instances, while Kip still runs; Kip ends; its security
 group is removed, with Kip's own role; then the Node, the rights, the Cell's definition and the
-namespace. Safe to interrupt and to repeat.
+namespace. Safe to interrupt and to repeat. What the image cache has on its share stays, and nobody
+can read it any more.
 
   --delete-pods          Delete the pods that run on Kip. Without it the script refuses while
                          there are any.
@@ -162,7 +163,7 @@ if exists customresourcedefinition cells.kip.elotl.co; then
 		kubectl delete customresourcedefinition cells.kip.elotl.co cachedimages.kip.elotl.co --ignore-not-found >&2
 	fi
 fi
-kubectl delete clusterrolebinding,clusterrole kip-provider --ignore-not-found >&2
+kubectl delete clusterrolebinding,clusterrole kip-provider kip-image-cache --ignore-not-found >&2
 kubectl delete rolebinding,role kip-provider --namespace kube-node-lease --ignore-not-found >&2
 kubectl delete rolebinding kip-provider-client-ca --namespace kube-system --ignore-not-found >&2
 say "Removing namespace $NAMESPACE"

@@ -31,7 +31,7 @@ func TestParse(t *testing.T) {
 		"launch type":    {"there is no fourth", minimal + "cells: {defaultLaunchType: cheap}\n", []string{`cells.defaultLaunchType: "cheap"`, "spot-preferred"}},
 		"marketplace": {"a product has a code", "cloud: {aws: {region: r, subnetID: subnet-1, marketplace: {productCode: 'a b', publicKeyVersion: -1}}}\n",
 			[]string{`cloud.aws.marketplace.productCode: "a b"`, "cloud.aws.marketplace.publicKeyVersion"}},
-		"cache": {"a server alone is no export", minimal + "cells: {imageCache: {endpoint: fs-1.efs}}\n", []string{`cells.imageCache.endpoint: "fs-1.efs" is not an NFS server`}},
+		"cache":      {"a server alone is no export", minimal + "cells: {imageCache: {endpoint: fs-1.efs}}\n", []string{`cells.imageCache.endpoint: "fs-1.efs" is not an NFS server`}},
 		"cache path": {"nor is what is above it", minimal + "cells: {imageCache: {endpoint: 'fs-1.efs:/../etc'}}\n", []string{"cells.imageCache.endpoint", "has .. in its path"}},
 		"gone": {"who comes from Kip 1 is told why", minimal + "cells: {cellConfig: {imageCacheEndpoint: a}, useCloudParameterStore: true}\n",
 			[]string{`"cells.cellConfig": it configured Kip 1's image cache`, `"cells.useCloudParameterStore": it kept the private keys`}},

@@ -78,7 +78,7 @@ works. Without it, cells pull what is not in the cache.`,
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "how to reach the API server; empty: as the pod's service account")
 	f.StringVar(&o.Share, "share", "", "the directory where the share is mounted")
 	f.StringVar(&o.Scratch, "scratch", os.TempDir(), "a directory with room for the two largest layers, unpacked")
-	f.StringArrayVar(&o.Keep, "keep", nil, "an image that is kept in the cache though no pod uses it; may be repeated")
+	f.StringSliceVar(&o.Keep, "keep", nil, "images that are in the cache though no pod uses them, separated by commas")
 	f.StringVar(&o.MaxSize, "max-size", "", "how large the cache may become, such as 500Gi; empty: any size")
 	f.DurationVar(&o.Unused, "unused", o.Unused, "for how long an image stays in the cache that no pod has")
 	f.StringVar(&o.MetricsListen, "metrics-listen", ":9090", "where /metrics listens; 0 turns it off")

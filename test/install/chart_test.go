@@ -39,11 +39,20 @@ func values() []string {
 
 // TestChartEqualsKustomize: the two ways to install make the same objects.
 func TestChartEqualsKustomize(t *testing.T) {
-	out, err := chart(t, values()...)
+	t.Run("Plain", func(t *testing.T) { chartEqualsKustomize(t, variables(), values()) })
+	with := variables()
+	with["NFS_VOLUME_ENDPOINT"], with["IMAGE_CACHE_KEEP"], with["IMAGE_CACHE_MAX_SIZE"] = "fs-1.efs.us-west-2.amazonaws.com:/kip", "nginx:1,busybox", "500Gi"
+	set := "--set=imageCache.endpoint=" + with["NFS_VOLUME_ENDPOINT"] + ",imageCache.keep={" + with["IMAGE_CACHE_KEEP"] + "},imageCache.maxSize=" + with["IMAGE_CACHE_MAX_SIZE"]
+	t.Run("ImageCache", func(t *testing.T) { chartEqualsKustomize(t, with, append(values(), set)) })
+}
+
+func chartEqualsKustomize(t *testing.T, variables map[string]string, values []string) {
+	t.Helper()
+	out, err := chart(t, values...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	helm, kustomize := objects(t, out), render(t, variables())
+	helm, kustomize := objects(t, out), render(t, variables)
 
 	// What is on purpose not the same.
 	delete(kustomize, "Namespace /elotl-kip")     // helm install --create-namespace makes it
@@ -67,8 +76,8 @@ func TestChartEqualsKustomize(t *testing.T) {
 			t.Errorf("the chart lacks %s", key)
 			continue
 		}
-		if want.Kind == "StatefulSet" {
-			var ours, theirs appsv1.StatefulSet
+		if want.Kind == "StatefulSet" || want.Kind == "Deployment" {
+			var ours, theirs appsv1.StatefulSet // a Deployment has all of these fields that are used
 			want.into(t, &ours)
 			got.into(t, &theirs)
 			for _, set := range []*appsv1.StatefulSet{&ours, &theirs} {

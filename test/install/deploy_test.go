@@ -55,6 +55,8 @@ func TestDeployRefuses(t *testing.T) {
 		},
 		"namespace":    {"it is removed with Kip", map[string]string{"NAMESPACE": "kube-system"}, []string{"NAMESPACE is kube-system"}},
 		"NFS endpoint": {"a host alone is none", map[string]string{"NFS_VOLUME_ENDPOINT": "fs-1.efs"}, []string{`NFS_VOLUME_ENDPOINT is "fs-1.efs"`}},
+		"NFS path":     {"it ends up in YAML", map[string]string{"NFS_VOLUME_ENDPOINT": "fs-1.efs:/a\"b"}, []string{"NFS_VOLUME_ENDPOINT is"}},
+		"no cache":     {"a size of nothing", map[string]string{"IMAGE_CACHE_MAX_SIZE": "500Gi"}, []string{"NFS_VOLUME_ENDPOINT is not"}},
 		"injection": {
 			"values end up in YAML", map[string]string{"CLUSTER_NAME": "a\nb: c"}, []string{"CLUSTER_NAME is"},
 		},
@@ -62,7 +64,7 @@ func TestDeployRefuses(t *testing.T) {
 			"cells would run whatever is there", map[string]string{"CELL_SOFTWARE_SHA256": ""}, []string{"CELL_SOFTWARE_SHA256 one is not set"},
 		},
 		"another hash": {"", map[string]string{"CELL_SOFTWARE_SHA256": "d41d8cd98f00b204e9800998ecf8427e"}, []string{"CELL_SOFTWARE_SHA256 is"}},
-		"no file": {"", map[string]string{"PROVIDER_CONFIG": "/nowhere"}, []string{"PROVIDER_CONFIG is /nowhere"}},
+		"no file":      {"", map[string]string{"PROVIDER_CONFIG": "/nowhere"}, []string{"PROVIDER_CONFIG is /nowhere"}},
 		"said twice": {
 			"a variable without a place would be ignored", map[string]string{"PROVIDER_CONFIG": "/dev/null"}, []string{"VPC_ID is set, and", "KIP_CELL_SG is set, and"},
 		},
@@ -199,12 +201,17 @@ func TestDeployedPod(t *testing.T) {
 // enforces, as the API server's admission does, and keeps it off cells.
 func checkPod(t *testing.T, pod *corev1.PodSpec) {
 	t.Helper()
+	checkPodAt(t, securityapi.LevelRestricted, pod)
+}
+
+func checkPodAt(t *testing.T, level securityapi.Level, pod *corev1.PodSpec) {
+	t.Helper()
 	standard, err := security.NewEvaluator(security.DefaultChecks(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	restricted := securityapi.LevelVersion{Level: securityapi.LevelRestricted, Version: securityapi.LatestVersion()}
-	verdict := security.AggregateCheckResults(standard.EvaluatePod(restricted, &metav1.ObjectMeta{}, pod))
+	enforced := securityapi.LevelVersion{Level: level, Version: securityapi.LatestVersion()}
+	verdict := security.AggregateCheckResults(standard.EvaluatePod(enforced, &metav1.ObjectMeta{}, pod))
 	if !verdict.Allowed {
 		t.Errorf("the pod has more rights than its namespace allows: %s", verdict.ForbiddenDetail())
 	}
@@ -266,6 +273,73 @@ func TestDeployedConfiguration(t *testing.T) {
 	out, stderr, code := script(t, withKubectl(t), "deploy.sh", v, "--render")
 	if code != 0 || !strings.Contains(out, "vpcID: \"vpc-1\"") || !strings.Contains(out, "${NOT_OURS}") {
 		t.Errorf("%d %s\n%s", code, stderr, out)
+	}
+}
+
+// TestDeployedImageCache: with a file server there is a controller that fills it,
+// and Kip knows where cells find it.
+func TestDeployedImageCache(t *testing.T) {
+	v := variables()
+	v["NFS_VOLUME_ENDPOINT"], v["IMAGE_CACHE_KEEP"] = "fs-1.efs.us-west-2.amazonaws.com:/kip", "nginx:1,busybox"
+	all := render(t, v)
+	var deployment appsv1.Deployment
+	find(t, all, "Deployment elotl-kip/kip-image-cache").into(t, &deployment)
+	pod := deployment.Spec.Template.Spec
+	checkPodAt(t, securityapi.LevelBaseline, &pod)
+	var namespace corev1.Namespace
+	find(t, all, "Namespace /elotl-kip").into(t, &namespace)
+	if level := namespace.Labels["pod-security.kubernetes.io/enforce"]; level != "baseline" {
+		t.Errorf("the namespace enforces %s", level)
+	}
+	container := pod.Containers[0]
+	if want := v["IMAGE_REGISTRY"] + "/kip:1.0-latest"; container.Image != want {
+		t.Errorf("image %s, want %s", container.Image, want)
+	}
+	command := kip.NewImageCacheCommand()
+	if container.Args[0] != command.Name() {
+		t.Errorf("it runs kip %s", container.Args[0])
+	}
+	if err := command.ParseFlags(container.Args[1:]); err != nil {
+		t.Errorf("kip image-cache refuses the Deployment's flags: %v", err)
+	}
+	if keep, err := command.Flags().GetStringSlice("keep"); err != nil || !slices.Equal(keep, []string{"nginx:1", "busybox"}) {
+		t.Errorf("it keeps %v, error %v", keep, err)
+	}
+	share := pod.Volumes[slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == "share" })].NFS
+	if share == nil || share.Server != "fs-1.efs.us-west-2.amazonaws.com" || share.Path != "/kip" {
+		t.Errorf("the share is %+v", share)
+	}
+	for _, key := range []string{"ClusterRoleBinding /kip-image-cache", "RoleBinding elotl-kip/kip-image-cache"} {
+		var binding rbacv1.RoleBinding
+		find(t, all, key).into(t, &binding)
+		want := []rbacv1.Subject{{Kind: "ServiceAccount", Name: "kip-image-cache", Namespace: "elotl-kip"}}
+		if diff := cmp.Diff(want, binding.Subjects); diff != "" {
+			t.Errorf("%s: %s", key, diff)
+		}
+	}
+	var configMap corev1.ConfigMap
+	find(t, all, "ConfigMap elotl-kip/kip-provider").into(t, &configMap)
+	c, err := config.Parse([]byte(configMap.Data["provider.yaml"]))
+	if err != nil || c.Cells.ImageCache == nil || c.Cells.ImageCache.Endpoint != v["NFS_VOLUME_ENDPOINT"] {
+		t.Errorf("Kip's image cache is %+v, error %v", c.Cells.ImageCache, err)
+	}
+
+	// Nothing is kept, and any size allowed.
+	delete(v, "IMAGE_CACHE_KEEP")
+	find(t, render(t, v), "Deployment elotl-kip/kip-image-cache").into(t, &deployment)
+	command = kip.NewImageCacheCommand()
+	if err := command.ParseFlags(deployment.Spec.Template.Spec.Containers[0].Args[1:]); err != nil {
+		t.Error(err)
+	}
+	if keep, err := command.Flags().GetStringSlice("keep"); err != nil || len(keep) > 0 {
+		t.Errorf("it keeps %q, error %v", keep, err)
+	}
+
+	// None at all.
+	for key := range render(t, variables()) {
+		if strings.Contains(key, "image-cache") {
+			t.Errorf("without a file server there is %s", key)
+		}
 	}
 }
 

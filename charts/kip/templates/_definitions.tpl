@@ -11,7 +11,8 @@
   | replace "${CELL_IMAGE_ID}" (join "," .Values.cellImageIDs)
   | replace "${CELL_INSTANCE_PROFILE_ARN}" .Values.cellInstanceProfileARN
   | replace "${KIP_CELL_SG}" (join "," .Values.cellSecurityGroups)
-  | replace "${CLUSTER_DNS}" (join "," .Values.clusterDNS) }}
+  | replace "${CLUSTER_DNS}" (join "," .Values.clusterDNS)
+  | replace "${IMAGE_CACHE}" (ternary (toJson (dict "endpoint" .Values.imageCache.endpoint)) "" (ne .Values.imageCache.endpoint "")) }}
 {{- end }}
 {{- end }}
 
