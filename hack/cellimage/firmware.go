@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"debug/pe"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -38,7 +39,36 @@ func makeUnifiedKernel(ctx context.Context, root, files string) error {
 			"--change-section-vma", section.name+"=0x"+strconv.FormatUint(end, 16))
 		end = alignUp(end+uint64(info.Size()), alignment)
 	}
-	return run(ctx, "objcopy", append(args, stub, filepath.Join(files, unifiedKernel))...)
+	program := filepath.Join(files, unifiedKernel)
+	if err := run(ctx, "objcopy", append(args, stub, program)...); err != nil {
+		return err
+	}
+	return setTimestamp(program)
+}
+
+// setTimestamp replaces the time at which objcopy made a program, and the checksum, which contains it. Firmware looks at
+// neither.
+func setTimestamp(program string) error {
+	seconds, err := strconv.ParseUint(epoch, 10, 32)
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(program, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	word := make([]byte, 4)
+	if _, err := f.ReadAt(word, 60); err != nil { // where the header is
+		return err
+	}
+	const timeAt, checksumAt = 8, 88 // in the header
+	header := int64(binary.LittleEndian.Uint32(word))
+	if _, err := f.WriteAt(binary.LittleEndian.AppendUint32(nil, uint32(seconds)), header+timeAt); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(make([]byte, 4), header+checksumAt)
+	return err
 }
 
 // unifiedKernel is the file's name while the image is made.

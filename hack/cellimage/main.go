@@ -30,7 +30,7 @@ import (
 func main() {
 	out := flag.String("o", "", "directory to put the image in")
 	stock := flag.Bool("stock", false, "make what stands for a stock image in tests instead")
-	mirror := flag.String("mirror", "http://deb.debian.org", "Debian's mirror, with debian and debian-security below it")
+	mirror := flag.String("mirror", defaultMirror, "Debian's mirror, with debian and debian-security below it")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -44,6 +44,8 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+const defaultMirror = "http://deb.debian.org"
 
 // suite is the Debian release: its kernel mounts EROFS images from plain files.
 const suite = "trixie"
