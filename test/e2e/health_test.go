@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -74,6 +77,53 @@ func TestHungCell(t *testing.T) {
 	}
 }
 
+// Cells are given up by the cloud's word alone: one that gives every sign of life
+// and that EC2 finds impaired, and not one that is silent. Kip gets another
+// configuration for it, so this test runs alone.
+func TestImpairedCell(t *testing.T) {
+	s := newSpace(t)
+	path := filepath.Join(shared.Dir, "provider.yaml")
+	byStatus, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const cells = "\ncells:\n"
+	byCloud := bytes.Replace(byStatus, []byte(cells), []byte(cells+"  healthcheck: {cloudAPI: {interval: 10, healthyTimeout: 30}}\n"), 1)
+	if bytes.Equal(byCloud, byStatus) {
+		t.Fatalf("%s says nothing of cells", path)
+	}
+	t.Cleanup(func() { useProviderConfig(s, path, byStatus) })
+	useProviderConfig(s, path, byCloud)
+	s.create(newPod("silent", shell("main", forever)))
+	before := s.start(newPod("impaired", shell("main", forever)))
+	silent := s.awaitReady("silent")
+
+	agent := machineOf(t, s.cellOf(silent)).init
+	if err := syscall.Kill(agent, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	instance := s.cellOf(before).Status.InstanceID
+	if err := shared.cloud.command(t.Context(), http.MethodPut, "instances/"+instance+"/checks", map[string]string{"instance": "impaired"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	found := time.Now()
+	if said := s.awaitEvent("impaired", "CellUnhealthy"); !strings.Contains(said, "status checks") {
+		t.Errorf("event: %s", said)
+	}
+	s.awaitCell(before, 1)
+	t.Logf("it was ready again %.0f s after EC2 found its instance impaired", time.Since(found).Seconds())
+	if state, err := shared.cloud.state(t.Context(), instance); err != nil || state != types.InstanceStateNameTerminated {
+		t.Errorf("the impaired instance is %s, %v", state, err)
+	}
+
+	// It has been silent for longer than the timeout by now.
+	s.awaitEvent("silent", "CellSilent")
+	if err := syscall.Kill(agent, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitCell(silent, 0)
+}
+
 // EC2 schedules the end of an instance: the pod has left it before.
 func TestScheduledRetirement(t *testing.T) {
 	t.Parallel()
@@ -82,26 +132,16 @@ func TestScheduledRetirement(t *testing.T) {
 	pod.Spec.TerminationGracePeriodSeconds = new(int64(20))
 	before := s.start(pod)
 	cell := s.cellOf(before)
-	logs := s.followLogs("retired")
+	logs := s.followLogs("retired", "main")
 
 	at := time.Now().Add(8 * time.Minute)
-	url := fmt.Sprintf("%s/_ec2local/instances/%s/events", shared.cloud.url, cell.Status.InstanceID)
-	body := fmt.Sprintf(`[{"code":"instance-retirement","description":"degraded hardware","notBefore":%q}]`, at.UTC().Format(time.RFC3339))
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url, bytes.NewBufferString(body))
-	if err != nil {
+	retirement := map[string]string{"code": "instance-retirement", "description": "degraded hardware", "notBefore": at.UTC().Format(time.RFC3339)}
+	if err := shared.cloud.command(t.Context(), http.MethodPut, "instances/"+cell.Status.InstanceID+"/events", []map[string]string{retirement}, nil); err != nil {
 		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		t.Fatalf("scheduling the event: %s", resp.Status)
 	}
 	t.Logf("event: %s", s.awaitEvent("retired", "InstanceEventScheduled"))
 	t.Logf("event: %s", s.awaitEvent("retired", "CellInterruption"))
-	if text := logs(); !bytes.Contains([]byte(text), []byte("cleaned up")) {
+	if text := logs(); !strings.Contains(text, "cleaned up") {
 		t.Errorf("the pod was not ended in order: %q", text)
 	}
 	s.awaitCell(before, 1)

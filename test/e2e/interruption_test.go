@@ -29,10 +29,10 @@ func (s *space) interrupt(instance string, after time.Duration) {
 	}
 }
 
-// followLogs returns what waits for the end of the pod's logs, from now on.
-func (s *space) followLogs(pod string) (all func() string) {
+// followLogs returns what waits for the end of a container's logs, from now on.
+func (s *space) followLogs(pod, container string) (all func() string) {
 	s.Helper()
-	stream, err := shared.kube.CoreV1().Pods(s.name).GetLogs(pod, &corev1.PodLogOptions{Follow: true}).Stream(s.Context())
+	stream, err := shared.kube.CoreV1().Pods(s.name).GetLogs(pod, &corev1.PodLogOptions{Container: container, Follow: true}).Stream(s.Context())
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestSpotInterruption(t *testing.T) {
 	pod.Spec.TerminationGracePeriodSeconds = new(int64(20))
 	before := s.start(pod)
 	cell := s.cellOf(before)
-	logs := s.followLogs("spot")
+	logs := s.followLogs("spot", "main")
 
 	// Long, for a machine that is busy. Nothing here waits for it.
 	const notice = time.Minute
@@ -112,7 +112,7 @@ func TestInterruptedForGood(t *testing.T) {
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
 	pod.Spec.TerminationGracePeriodSeconds = new(int64(20))
 	cell := s.cellOf(s.start(pod))
-	logs := s.followLogs("once")
+	logs := s.followLogs("once", "main")
 	s.interrupt(cell.Status.InstanceID, time.Minute)
 	ended := s.awaitPod("once", "its end", hasEnded)
 	if ended.Status.Phase != corev1.PodFailed || ended.Status.Reason != "CellInterrupted" || disruptionTarget(ended).Status != corev1.ConditionTrue {
@@ -183,7 +183,7 @@ spec:
 	logs := map[string]func() string{}
 	instances := map[string]string{}
 	for i := range first {
-		logs[first[i].Name] = s.followLogs(first[i].Name)
+		logs[first[i].Name] = s.followLogs(first[i].Name, "main")
 		instances[first[i].Name] = s.cellOf(&first[i]).Status.InstanceID
 	}
 
