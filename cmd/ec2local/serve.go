@@ -54,7 +54,7 @@ func serveCommand() *cobra.Command {
 	f.StringVar(&o.credentials, "credentials", "", "JSON file of access keys and secrets (default: made in the state directory)")
 	f.StringToStringVar(&o.issuerKeys, "issuer-keys", nil, "public keys of a token issuer, as URL=FILE: PEM or a JSON web key set; repeatable")
 	f.StringToStringVar(&o.eksClusters, "eks-clusters", nil, "EKS clusters that there are, as NAME=URL of who issues its tokens; repeatable")
-	f.StringVar(&o.ecrImages, "ecr-images", "", "URL of the registry, open to everybody, whose images are those of the account's ECR")
+	f.StringVar(&o.ecrImages, "ecr-images", "", "URL of the registry, open to everybody, that stores the images of the account's ECR")
 	f.StringVar(&o.nameserver, "nameserver", "", "name server of machines whose image brings none (default: the host's address in the VPC)")
 	f.DurationVar(&o.delays.Boot, "boot-delay", 0, "time in pending before an instance is started")
 	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")

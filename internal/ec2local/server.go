@@ -51,7 +51,7 @@ type Config struct {
 	IssuerKeys map[string]string
 	// Clusters are EKS clusters: their names, and the URLs of who issues their tokens.
 	Clusters map[string]string
-	// ECRImages is the registry that holds the images of the account's private one; see package ecrapi. May be nil.
+	// ECRImages is the registry that stores the images of the account's private one; see package ecrapi. May be nil.
 	ECRImages *url.URL
 	// Types looks an instance type up; see CatalogueTypes.
 	Types func(name string) (cloud.Type, bool)

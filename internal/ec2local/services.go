@@ -25,12 +25,16 @@ const globalRegion = "us-east-1"
 func (s *Server) addServices() (err error) {
 	file := func(name string) string { return filepath.Join(s.cfg.Dir, name) }
 	now, log := s.cfg.Clock.Now, s.cfg.Log
-	ecr := ecrapi.Config{
-		AccountID: AccountID, Region: s.cfg.Region, Images: s.cfg.ECRImages, Identities: s.iam, Gate: s.gate, Now: now, Log: log,
+	var registry http.Handler
+	s.services["ecr"], registry, err = ecrapi.New(ecrapi.Config{
+		AccountID: AccountID, Region: s.cfg.Region, File: file("ecr.json"), Images: s.cfg.ECRImages,
+		Identities: s.iam, Gate: s.gate, Now: now, Log: log,
+	})
+	if err != nil {
+		return err
 	}
-	s.services["ecr"] = ecrapi.New(ecr)
-	if ecr.Images != nil {
-		s.mux.Handle("/v2/", ecrapi.NewRegistry(ecr))
+	if registry != nil {
+		s.mux.Handle("/v2/", registry)
 	}
 	s.services[ebsService] = ebsapi.New(ebsapi.Config{Snapshots: s.snapshots, Cloud: s.cloud, Gate: s.gate, Now: now, Log: log})
 	s.services["eks"] = eksapi.New(eksapi.Config{Clusters: s.cfg.Clusters, Cloud: s.cloud, Gate: s.gate, Log: log})

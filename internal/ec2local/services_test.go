@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,6 +15,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/elotl/kip/v2/internal/ec2local/meteringapi"
 )
@@ -58,27 +65,50 @@ func TestECR(t *testing.T) {
 		t.Errorf("it is for %s", d.ProxyEndpoint)
 	}
 	admin.refused(t, "InvalidParameterException", "ecr", "get-authorization-token", "--registry-ids", "x")
+
+	var made struct {
+		Repository struct{ RepositoryArn, RepositoryURI string }
+	}
+	admin.run(t, &made, "ecr", "create-repository", "--repository-name", "elotl/kip")
+	if r := made.Repository; r.RepositoryArn != "arn:aws:ecr:us-west-2:123456789012:repository/elotl/kip" || "https://"+r.RepositoryURI != d.ProxyEndpoint+"/elotl/kip" {
+		t.Errorf("the repository is %+v", r)
+	}
+	admin.refused(t, "RepositoryAlreadyExistsException", "ecr", "create-repository", "--repository-name", "elotl/kip")
+	for _, name := range []string{"Kip", "kip/", "-kip", "kip:1.0", "k..p"} {
+		admin.refused(t, "InvalidParameterException", "ecr", "create-repository", "--repository-name="+name)
+	}
+	e.restart(t)
+	admin = e.administrator(t)
+	for name, args := range map[string][]string{"all": nil, "by name": {"--repository-names", "elotl/kip"}} {
+		var names []string
+		admin.run(t, &names, append([]string{"ecr", "describe-repositories", "--query", "repositories[].repositoryName"}, args...)...)
+		if diff := cmp.Diff([]string{"elotl/kip"}, names); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+	admin.refused(t, "RepositoryNotFoundException", "ecr", "describe-repositories", "--repository-names", "elotl/kip", "other")
+	admin.run(t, nil, "ecr", "delete-repository", "--repository-name", "elotl/kip")
+	admin.refused(t, "RepositoryNotFoundException", "ecr", "delete-repository", "--repository-name", "elotl/kip")
 	e.tried(t, "ecr")
 }
 
-// TestECRRegistry asks the private registry for images, with passwords of ECR's.
+// TestECRRegistry pushes to the private registry and pulls from it, with passwords of ECR's.
 func TestECRRegistry(t *testing.T) {
+	images := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
 	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, _, ok := r.BasicAuth(); ok {
 			t.Error("the password is passed on")
 		}
-		_, _ = io.WriteString(w, "content of "+r.URL.Path)
+		images.ServeHTTP(w, r)
 	}))
 	t.Cleanup(store.Close)
-	images, err := url.Parse(store.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const pull = `{"Statement": [{"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+	const policy = `{"Statement": [{"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
 		{"Effect": "Allow", "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"], "Resource": "arn:aws:ecr:us-west-2:123456789012:repository/kip/*"},
-		{"Effect": "Allow", "Action": "ecr:BatchGetImage", "Resource": "arn:aws:ecr:us-west-2:123456789012:repository/no-layers"}]}`
-	e, i := installed(t, pull)
-	e.config.ECRImages = images
+		{"Effect": "Allow", "Action": "ecr:BatchGetImage", "Resource": "arn:aws:ecr:us-west-2:123456789012:repository/no-layers"},
+		{"Effect": "Allow", "Action": ["ecr:BatchCheckLayerAvailability", "ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload"],
+		 "Resource": "arn:aws:ecr:us-west-2:123456789012:repository/no-images"}]}`
+	e, i := installed(t, policy)
+	e.config.ECRImages = must(url.Parse(store.URL))(t)
 	e.restart(t)
 	password := func(c aws.Credentials) string {
 		var token string
@@ -92,23 +122,64 @@ func TestECRRegistry(t *testing.T) {
 	c := must(e.assume(t, i.token(t, good())))(t).Credentials
 	role := password(aws.Credentials{AccessKeyID: *c.AccessKeyId, SecretAccessKey: *c.SecretAccessKey, SessionToken: *c.SessionToken})
 	administrator := password(aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret})
-	e.restart(t) // passwords are good for longer than a process
+	for _, name := range []string{"kip/a", "kip/empty", "other", "no-layers", "no-images"} {
+		e.administrator(t).run(t, nil, "ecr", "create-repository", "--repository-name", name)
+	}
+	login := func(password string) remote.Option {
+		return remote.WithAuth(&authn.Basic{Username: "AWS", Password: password})
+	}
+	ref := func(image string) name.Reference {
+		return must(name.ParseReference(strings.TrimPrefix(e.url, "http://")+"/"+image, name.Insecure))(t)
+	}
+	image := must(random.Image(1024, 2))(t)
+	push := func(to, password string) error {
+		return remote.Write(ref(to), image, login(password), remote.WithContext(t.Context()))
+	}
+	for _, name := range []string{"kip/a:1.0", "other:1.0", "no-layers:1.0"} {
+		if err := push(name, administrator); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The first is refused by the answer to HEAD, which has no text.
+	for to, refusal := range map[string]string{"kip/a:1.1": "403", "no-images:1.0": "ecr:PutImage"} {
+		if err := push(to, role); err == nil || !strings.Contains(err.Error(), refusal) {
+			t.Errorf("a push to %s without the right: %v; want %s", to, err, refusal)
+		}
+	}
+	if err := push("unknown:1.0", administrator); err == nil || !strings.Contains(err.Error(), "NAME_UNKNOWN") {
+		t.Errorf("a push to a repository that is not there: %v", err)
+	}
+
+	e.restart(t) // passwords are good for longer than a process, and what was pushed is remembered
+	digest := must(image.Digest())(t)
+	for _, reference := range []string{"kip/a:1.0", "kip/a@" + digest.String()} {
+		pulled := must(remote.Image(ref(reference), login(role), remote.WithContext(t.Context())))(t)
+		if err := validate.Image(pulled); err != nil || must(pulled.Digest())(t) != digest {
+			t.Errorf("%s is not what was pushed: %v", reference, err)
+		}
+	}
+	layer := "/blobs/" + must(must(image.Layers())(t)[0].Digest())(t).String()
 	for name, tc := range map[string]struct {
 		method, path, user, password string
 		status                       int
 		says                         string
 	}{
-		"a manifest":              {"GET", "/v2/kip/a/manifests/1.0", "AWS", role, 200, "content of /v2/kip/a/manifests/1.0"},
-		"a layer":                 {"GET", "/v2/kip/a/blobs/sha256:1", "AWS", role, 200, "content of"},
+		"a manifest":              {"GET", "/v2/kip/a/manifests/1.0", "AWS", role, 200, "schemaVersion"},
+		"a layer":                 {"GET", "/v2/kip/a" + layer, "AWS", role, 200, ""},
 		"a look at a manifest":    {"HEAD", "/v2/kip/a/manifests/1.0", "AWS", role, 200, ""},
 		"is the password good":    {"GET", "/v2/", "AWS", role, 200, ""},
-		"the administrator":       {"GET", "/v2/any/manifests/1.0", "AWS", administrator, 200, "content of"},
+		"the administrator":       {"GET", "/v2/other/manifests/1.0", "AWS", administrator, 200, "schemaVersion"},
 		"another repository":      {"GET", "/v2/other/manifests/1.0", "AWS", role, 403, "not authorized to perform: ecr:BatchGetImage on resource: arn:aws:ecr:us-west-2:123456789012:repository/other"},
-		"a manifest but no layer": {"GET", "/v2/no-layers/blobs/sha256:1", "AWS", role, 403, "ecr:GetDownloadUrlForLayer"},
+		"a manifest but no layer": {"GET", "/v2/no-layers" + layer, "AWS", role, 403, "ecr:GetDownloadUrlForLayer"},
+		"no such image":           {"GET", "/v2/kip/a/manifests/1.1", "AWS", role, 404, "MANIFEST_UNKNOWN"},
+		"no such repository":      {"GET", "/v2/kip/b/manifests/1.0", "AWS", role, 404, "The repository with name 'kip/b' does not exist in the registry with id '123456789012'"},
+		"none, and no right":      {"GET", "/v2/b/manifests/1.0", "AWS", role, 403, "DENIED"},
+		"begins a layer":          {"POST", "/v2/no-images/blobs/uploads/?mount=sha256:1&from=other", "AWS", role, 202, ""},
 		"no password":             {"GET", "/v2/kip/a/manifests/1.0", "", "", 401, "Not Authorized"},
 		"another user":            {"GET", "/v2/kip/a/manifests/1.0", "kip", role, 401, "Not Authorized"},
 		"a guess":                 {"GET", "/v2/kip/a/manifests/1.0", "AWS", "guess", 401, "Not Authorized"},
-		"a push":                  {"PUT", "/v2/kip/a/manifests/1.0", "AWS", administrator, 405, "UNSUPPORTED"},
+		"a push":                  {"PUT", "/v2/kip/a/manifests/1.0", "AWS", role, 403, "ecr:PutImage"},
+		"removal":                 {"DELETE", "/v2/kip/a/manifests/1.0", "AWS", administrator, 405, "UNSUPPORTED"},
 		"an index of all":         {"GET", "/v2/_catalog", "AWS", administrator, 405, "UNSUPPORTED"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +196,19 @@ func TestECRRegistry(t *testing.T) {
 			if asked := resp.Header.Get("WWW-Authenticate"); (asked != "") != (tc.status == 401) {
 				t.Errorf("it asks for %q", asked)
 			}
+			if location := resp.Header.Get("Location"); strings.Contains(location, "://") {
+				t.Errorf("it leads to %s", location)
+			}
 		})
+	}
+
+	// A repository that is made again is empty.
+	admin := e.administrator(t)
+	admin.refused(t, "RepositoryNotEmptyException", "ecr", "delete-repository", "--repository-name", "kip/a")
+	admin.run(t, nil, "ecr", "delete-repository", "--repository-name", "kip/a", "--force")
+	admin.run(t, nil, "ecr", "create-repository", "--repository-name", "kip/a")
+	if _, err := remote.Head(ref("kip/a:1.0"), login(role), remote.WithContext(t.Context())); err == nil {
+		t.Error("the image outlived its repository")
 	}
 }
 

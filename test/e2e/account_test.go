@@ -3,14 +3,21 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -18,8 +25,40 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/meteringapi"
 )
 
-// ecrImage is the test's image as the account's private registry has it.
-const ecrImage = "123456789012.dkr.ecr.us-west-2.amazonaws.com/elotl/kip-e2e:latest"
+// ecrHost is the account's private registry.
+const ecrHost = "123456789012.dkr.ecr.us-west-2.amazonaws.com"
+
+// pushToECR makes a repository and pushes an image to it as the owner of the
+// account does, past Kip. It returns the image's name.
+func (s *space) pushToECR(image v1.Image, repository string) string {
+	s.Helper()
+	ctx := s.Context()
+	if _, err := shared.cloud.ecr.CreateRepository(ctx, &ecr.CreateRepositoryInput{RepositoryName: &repository}); err != nil {
+		s.Fatal(err)
+	}
+	s.Cleanup(func() {
+		if _, err := shared.cloud.ecr.DeleteRepository(context.Background(), &ecr.DeleteRepositoryInput{RepositoryName: &repository, Force: true}); err != nil {
+			s.Error(err)
+		}
+	})
+	got, err := shared.cloud.ecr.GetAuthorizationToken(ctx, &ecr.GetAuthorizationTokenInput{})
+	if err != nil {
+		s.Fatal(err)
+	}
+	token, err := base64.StdEncoding.DecodeString(*got.AuthorizationData[0].AuthorizationToken)
+	if err != nil {
+		s.Fatal(err)
+	}
+	user, password, _ := strings.Cut(string(token), ":")
+	to, err := name.ParseReference(strings.TrimPrefix(shared.cloud.url, "http://")+"/"+repository+":latest", name.Insecure)
+	if err != nil {
+		s.Fatal(err)
+	}
+	if err := remote.Write(to, image, remote.WithAuth(&authn.Basic{Username: user, Password: password}), remote.WithContext(ctx)); err != nil {
+		s.Fatal(err)
+	}
+	return ecrHost + "/" + repository + ":latest"
+}
 
 // TestECR pulls from the account's private registry, which lets in nobody but
 // those who have a password of ECR's. Nothing of the pod or of its cell has one:
@@ -27,7 +66,9 @@ const ecrImage = "123456789012.dkr.ecr.us-west-2.amazonaws.com/elotl/kip-e2e:lat
 func TestECR(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shared.cloud.url+"/v2/elotl/kip-e2e/manifests/latest", nil)
+	const repository = "team/server"
+	image := s.pushToECR(images[testImage], repository)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, shared.cloud.url+"/v2/"+repository+"/manifests/latest", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +80,7 @@ func TestECR(t *testing.T) {
 	if resp.StatusCode != http.StatusUnauthorized {
 		t.Fatalf("the registry answers %s to somebody without a password", resp.Status)
 	}
-	container := small("main", ecrImage)
+	container := small("main", image)
 	container.Args = []string{"serve"}
 	s.create(newPod("pulls", container))
 	s.awaitReady("pulls")

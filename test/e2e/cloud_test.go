@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/aws-sdk-go-v2/service/ecr"
 
 	"github.com/elotl/kip/v2/internal/ec2local/fault"
 	"github.com/elotl/kip/v2/internal/localcluster"
@@ -26,6 +27,7 @@ const region = "us-west-2"
 type cloud struct {
 	url string
 	api *ec2.Client
+	ecr *ecr.Client
 }
 
 // newCloud finds ec2local's port and a key in the cluster's directory.
@@ -43,10 +45,9 @@ func newCloud(context.Context) (*cloud, error) {
 		return nil, err
 	}
 	c := &cloud{url: fmt.Sprintf("http://127.0.0.1:%d", settings.Port)}
-	c.api = ec2.New(ec2.Options{
-		Region: region, BaseEndpoint: &c.url,
-		Credentials: credentials.NewStaticCredentialsProvider(settings.Key, settings.Secret, ""),
-	})
+	owner := credentials.NewStaticCredentialsProvider(settings.Key, settings.Secret, "")
+	c.api = ec2.New(ec2.Options{Region: region, BaseEndpoint: &c.url, Credentials: owner})
+	c.ecr = ecr.New(ecr.Options{Region: region, BaseEndpoint: &c.url, Credentials: owner})
 	return c, nil
 }
 

@@ -1,5 +1,6 @@
-// Package ecrapi is as much of ECR as a pull needs: the part of its API that hands out passwords, and the account's
-// private registry, which lets in whoever has one and asks their policies about every image.
+// Package ecrapi is as much of ECR as pushing and pulling need: the part of its API that hands out passwords and makes
+// repositories, and the account's private registry, which lets in whoever has a password and asks their policies about
+// every image.
 package ecrapi
 
 import (
@@ -13,12 +14,16 @@ import (
 	"github.com/elotl/kip/v2/internal/ec2local/access"
 	"github.com/elotl/kip/v2/internal/ec2local/iam"
 	"github.com/elotl/kip/v2/internal/ec2local/service"
+	"github.com/elotl/kip/v2/internal/ec2local/statefile"
 )
 
 // Config is what the service is made of.
 type Config struct {
 	AccountID, Region string
-	// Images is the registry, open to everybody, that holds the images of the private one. There need not be one.
+	// File keeps which repositories there are, and what was pushed to them.
+	File string
+	// Images is the registry, open to everybody, that stores what is pushed to the private one, under the same names.
+	// There need not be one.
 	Images *url.URL
 	// Identities makes passwords, and knows whose they are.
 	Identities *iam.Account
@@ -33,16 +38,32 @@ const tokenLife = 12 * time.Hour
 // user is the name that goes with every password.
 const user = "AWS"
 
-// New makes the service.
-func New(cfg Config) *service.Server {
-	a := &api{cfg}
-	return &service.Server{
-		Prefix: "ecr", Protocol: service.JSON{Target: "AmazonEC2ContainerRegistry_V20150921"}, Gate: cfg.Gate, Log: cfg.Log,
-		Operations: map[string]service.Operation{"GetAuthorizationToken": service.Op(a.getAuthorizationToken)},
+// New makes the API, and the registry unless nothing stores its images.
+func New(cfg Config) (*service.Server, http.Handler, error) {
+	store, err := statefile.Open(cfg.File, repositories{})
+	if err != nil {
+		return nil, nil, err
 	}
+	a := &api{cfg, store}
+	server := &service.Server{
+		Prefix: "ecr", Protocol: service.JSON{Target: "AmazonEC2ContainerRegistry_V20150921"}, Gate: cfg.Gate, Log: cfg.Log,
+		Operations: map[string]service.Operation{
+			"CreateRepository":      service.Op(a.createRepository),
+			"DeleteRepository":      service.Op(a.deleteRepository),
+			"DescribeRepositories":  service.Op(a.describeRepositories),
+			"GetAuthorizationToken": service.Op(a.getAuthorizationToken),
+		},
+	}
+	if cfg.Images == nil {
+		return server, nil, nil
+	}
+	return server, newRegistry(a), nil
 }
 
-type api struct{ cfg Config }
+type api struct {
+	cfg   Config
+	store *statefile.Store[repositories]
+}
 
 type tokenRequest struct {
 	RegistryIDs []string `json:"registryIds"`
@@ -71,13 +92,22 @@ func (a *api) getAuthorizationToken(c *service.Call, in *tokenRequest) (*tokenAn
 	expires := a.cfg.Now().Add(tokenLife)
 	for _, id := range in.RegistryIDs {
 		if !accountID.MatchString(id) {
-			return nil, service.Errorf(http.StatusBadRequest, "InvalidParameterException", "Invalid parameter at 'registryIds': %q is no account", id)
+			return nil, invalid("Invalid parameter at 'registryIds': %q is no account", id)
 		}
 		answer.Data = append(answer.Data, authorization{
 			Token:    base64.StdEncoding.EncodeToString([]byte(user + ":" + a.cfg.Identities.RegistryPassword(c.Caller.Principal, expires))),
 			Expires:  service.Epoch(expires),
-			Endpoint: "https://" + id + ".dkr.ecr." + a.cfg.Region + ".amazonaws.com",
+			Endpoint: "https://" + a.host(id),
 		})
 	}
 	return answer, nil
+}
+
+// host is where the registry of an account is.
+func (a *api) host(account string) string {
+	return account + ".dkr.ecr." + a.cfg.Region + ".amazonaws.com"
+}
+
+func invalid(format string, args ...any) error {
+	return service.Errorf(http.StatusBadRequest, "InvalidParameterException", format, args...)
 }
