@@ -17,7 +17,7 @@ import (
 )
 
 // kipAway is how long Kip is down while rules must stay in force.
-const kipAway = 20 * time.Second
+const kipAway = time.Minute
 
 // putPolicy creates or replaces a policy of the test's namespace.
 func (s *space) putPolicy(name string, spec networkingv1.NetworkPolicySpec) {
