@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -47,6 +48,23 @@ func (m machine) read(t *testing.T, path string) []byte {
 		t.Fatal(err)
 	}
 	return data
+}
+
+// write replaces a file of the instance.
+func (m machine) write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/root%s", m.init, path), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run runs a program of this machine in the instance's network.
+func (m machine) run(program string, args ...string) (out []byte, err error) {
+	err = m.inNetwork(func() error {
+		out, err = exec.Command(program, args...).CombinedOutput()
+		return err
+	})
+	return out, err
 }
 
 // processes are the IDs of the instance's processes of that name.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,20 @@ spec:
     fsGroup: 1003
     seccompProfile: {type: RuntimeDefault}
     sysctls: [{name: kernel.shm_rmid_forced, value: "1"}, {name: net.ipv4.ip_local_port_range, value: "20000 30000"}]
+  initContainers:
+  - name: profiles
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'echo ''{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}]}'' >/profiles/no-mkdir.json']
+    securityContext: {runAsUser: 0}
+    volumeMounts: [{name: profiles, mountPath: /profiles}]
   containers:
+  - name: profiled
+    image: busybox
+    imagePullPolicy: IfNotPresent
+    command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done']
+    securityContext: {runAsUser: 0, seccompProfile: {type: Localhost, localhostProfile: no-mkdir.json}}
+    resources: {requests: {cpu: 50m, memory: 32Mi}}
   - name: user
     image: busybox
     imagePullPolicy: IfNotPresent
@@ -67,6 +81,9 @@ spec:
     command: [sh, -c, 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done']
     securityContext: {runAsUser: 0, privileged: true}
     resources: {requests: {cpu: 50m, memory: 32Mi}}
+  volumes:
+  # Where a kubelet looks for profiles of its node.
+  - {name: profiles, hostPath: {path: /var/lib/kubelet/seccomp, type: DirectoryOrCreate}}
 `)
 	unsafe := newPod("unsafe-sysctl", shell("main", forever))
 	unsafe.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: "kernel.msgmax", Value: "65536"}}}
@@ -78,6 +95,10 @@ spec:
 	nonRoot.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: ptr.To(true)}
 	s.create(nonRoot)
 
+	confined := newPod("confined", shell("main", forever))
+	confined.Spec.SecurityContext = &corev1.PodSecurityContext{AppArmorProfile: &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}}
+	s.create(confined)
+
 	s.awaitReady("contexts")
 	caps := func(set string) string { return "grep Cap" + set + " /proc/self/status | cut -f2" }
 	s.check("contexts", map[string]outcome{
@@ -86,12 +107,13 @@ spec:
 		"no capabilities":          {"user", caps("Eff"), "0000000000000000"},
 		"no way to get more":       {"user", "grep NoNewPrivs /proc/self/status | cut -f2", "1"},
 		"seccomp RuntimeDefault":   {"user", "grep Seccomp: /proc/self/status | cut -f2", "2"},
+		"seccomp Localhost":        {"profiled", "touch /tmp/x && mkdir /tmp/y 2>&1; grep Seccomp: /proc/self/status | cut -f2", "mkdir: can't create directory '/tmp/y': Operation not permitted\n2"},
 		"seccomp Unconfined":       {"root", "grep Seccomp: /proc/self/status | cut -f2", "0"},
 		"one capability":           {"root", caps("Eff") + "; ip link add dummy1 type veth && ip link del dummy1 && echo done", "0000000000001000\ndone"},
 		"privileged":               {"privileged", "mkdir /m && mount -t tmpfs m /m && umount /m && echo mounted; grep Seccomp: /proc/self/status | cut -f2", "mounted\n0"},
 		"safe sysctls":             {"user", "cat /proc/sys/kernel/shm_rmid_forced /proc/sys/net/ipv4/ip_local_port_range", "1\n20000\t30000"},
 		"shareProcessNamespace":    {"root", "ps -o comm,args | grep -c '[p]ause'", "1"},
-		"processes of one another": {"privileged", "ps -o args | grep -c '[t]rap'", "3"},
+		"processes of one another": {"privileged", "ps -o args | grep -c '[t]rap'", "4"},
 	})
 	s.awaitPod("unsafe-sysctl", "it is refused", func(p *corev1.Pod) error {
 		if p.Status.Phase != corev1.PodFailed || p.Status.Reason != "SysctlForbidden" {
@@ -99,6 +121,17 @@ spec:
 		}
 		return nil
 	})
+	if enabled, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err == nil && strings.HasPrefix(string(enabled), "Y") {
+		s.awaitReady("confined")
+		s.check("confined", map[string]outcome{"AppArmor": {"main", "cat /proc/self/attr/current", "cri-containerd.apparmor.d (enforce)"}})
+	} else {
+		s.awaitPod("confined", "it is refused: this kernel has no AppArmor", func(p *corev1.Pod) error {
+			if p.Status.Phase != corev1.PodFailed || p.Status.Reason != "AppArmor" {
+				return fmt.Errorf("it is %s, reason %s: %s", p.Status.Phase, p.Status.Reason, p.Status.Message)
+			}
+			return nil
+		})
+	}
 	s.awaitPod("non-root", "its container is refused", func(p *corev1.Pod) error {
 		for _, c := range p.Status.ContainerStatuses {
 			if w := c.State.Waiting; w != nil && w.Reason == "CreateContainerConfigError" && strings.Contains(w.Message, "runAsNonRoot") {
@@ -331,7 +364,17 @@ overhead: {podFixed: {cpu: 50m, memory: 16Mi}}
 		PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"touch", "/tmp/started"}}},
 		PreStop:   &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 1}},
 	}
-	gated := newPod("gated", main)
+	// What runs before it and ends after it hears from its hooks.
+	server := program("server", "serve")
+	server.RestartPolicy = ptr.To(corev1.ContainerRestartPolicyAlways)
+	server.StartupProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/hello", Port: port(8080)}}, PeriodSeconds: 1, FailureThreshold: 60}
+	hook := func(name string) *corev1.LifecycleHandler {
+		return &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/hook/" + name, Port: port(8080)}}
+	}
+	caller := shell("caller", forever)
+	caller.Lifecycle = &corev1.Lifecycle{PostStart: hook("started"), PreStop: hook("stops")}
+	gated := newPod("gated", main, caller)
+	gated.Spec.InitContainers = []corev1.Container{server}
 	gated.Spec.ReadinessGates = []corev1.PodReadinessGate{{ConditionType: "example.com/approved"}}
 	gated.Spec.RuntimeClassName = &s.name
 	s.create(gated)
@@ -378,8 +421,12 @@ overhead: {podFixed: {cpu: 50m, memory: 16Mi}}
 		"the cell's processors": {"main", "echo $CPUS", "2"},
 		"postStart":             {"main", "ls /tmp/started", "/tmp/started"},
 	})
+	hooks := s.followLogs("gated", "server")
 	if took := s.delete("gated"); took < time.Second {
 		t.Errorf("preStop did not hold the pod up: it was gone after %s", took)
+	}
+	if got := hooks(); got != "started\nstops\n" {
+		t.Errorf("the hooks that ask by HTTP asked for %q", got)
 	}
 
 	ended := s.awaitPod("failing", "it has ended", hasEnded)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -255,5 +257,39 @@ func TestServices(t *testing.T) {
 		for _, client := range []string{"web-a", "client"} {
 			s.answers(client, "http://only-b/hello", 1, "hello from web-b")
 		}
+	})
+
+	// As on a cell whose kernel has no nftables, and its agent chose iptables.
+	t.Run("IPTables", func(t *testing.T) {
+		s := &space{t, s.name}
+		cell := machineOf(t, s.cellOf(pods["web-a"]))
+		const file = "/etc/kip/kubernetes/kube-proxy.json"
+		config := cell.read(t, file)
+		other := bytes.Replace(config, []byte(`"mode": "nftables"`), []byte(`"mode": "iptables"`), 1)
+		if bytes.Equal(config, other) {
+			t.Fatalf("kube-proxy is not configured for nftables: %s", config)
+		}
+		cell.write(t, file, other)
+		for _, pid := range cell.processes(t, "kube-proxy") {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.eventually("kube-proxy's rules are those of iptables alone", func(context.Context) error {
+			tables, err := cell.run("nft", "list", "tables")
+			if err != nil || bytes.Contains(tables, []byte("kube-proxy")) {
+				return fmt.Errorf("the tables are %s, %v", tables, err)
+			}
+			if rules, err := cell.run("iptables-save", "-t", "nat"); err != nil || !bytes.Contains(rules, []byte("KUBE-SVC-")) {
+				return fmt.Errorf("iptables has %s, %v", rules, err)
+			}
+			return nil
+		})
+		s.answers("web-a", "http://"+s.service("web").Spec.ClusterIP+"/hello", 15, all...)
+		s.answers("web-a", "http://only-a/hello", 3, "hello from web-a")
+		s.answers("web-a", "http://inside/hello", 6, "hello from web-a")
+		address := pods["web-a"].Status.HostIP
+		s.answers("client", fmt.Sprintf("http://%s:%d/hello", address, s.service("outside").Spec.Ports[0].NodePort), 15, all...)
+		s.answers("client", fmt.Sprintf("http://%s:%d/client", address, s.service("outside-local").Spec.Ports[0].NodePort), 1, pods["client"].Status.PodIP)
 	})
 }

@@ -230,6 +230,9 @@ func serve(state string) error {
 		name, _ := os.Hostname()
 		fmt.Fprintln(w, "hello from", name)
 	})
+	http.HandleFunc("/hook/{name}", func(_ http.ResponseWriter, r *http.Request) {
+		fmt.Println(r.PathValue("name"))
+	})
 	http.HandleFunc("/client", func(w http.ResponseWriter, r *http.Request) {
 		host, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintln(w, host)
