@@ -4,6 +4,9 @@
 build-tools := go build -buildvcs=false -o .cache/build ./tools/build && .cache/build
 tools-bin   := .cache/tools/bin
 
+# No path of this machine gets into programs, and so one compilation serves programs, images and tests.
+export GOFLAGS += -trimpath
+
 .DEFAULT_GOAL := help
 .PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps bench-scale clean
 
@@ -39,9 +42,9 @@ ARCHITECTURES  ?= amd64 arm64
 
 image: ## Build Kip's container image for all architectures into bin/kip-image.tar
 	set -e; for arch in $(ARCHITECTURES); do \
-		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -buildvcs=auto -ldflags='-s -w' -o .cache/image/$$arch/kip ./cmd/kip; \
+		CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -buildvcs=auto -ldflags='-s -w' -o .cache/image/$$arch/kip ./cmd/kip; \
 	done
-	go run ./hack/image -name $(IMAGE_REGISTRY)/kip:$(IMAGE_TAG) -o bin/kip-image.tar $(IMAGE_FLAGS) \
+	CGO_ENABLED=0 go run ./hack/image -name $(IMAGE_REGISTRY)/kip:$(IMAGE_TAG) -o bin/kip-image.tar $(IMAGE_FLAGS) \
 		$(foreach arch,$(ARCHITECTURES),$(arch)=.cache/image/$(arch)/kip)
 
 push: IMAGE_FLAGS = -push

@@ -90,7 +90,7 @@ func (c *Cluster) startKip(ctx context.Context) error {
 // registry, and deploy.sh.
 func (c *Cluster) installPod(ctx context.Context, vpc string) error {
 	began := time.Now()
-	tag, err := c.PushKip(ctx)
+	tag, err := c.pushKip(ctx)
 	if err != nil {
 		return err
 	}
@@ -112,9 +112,9 @@ func (c *Cluster) installPod(ctx context.Context, vpc string) error {
 	return nil
 }
 
-// PushKip puts Kip's image into the registry under a tag of the program's own,
+// pushKip puts Kip's image into the registry under a tag of the program's own,
 // so that another program is another pod. It returns the tag.
-func (c *Cluster) PushKip(ctx context.Context) (tag string, err error) {
+func (c *Cluster) pushKip(ctx context.Context) (tag string, err error) {
 	sum, err := digest(c.bin("kip"))
 	if err != nil {
 		return "", err

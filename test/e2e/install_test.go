@@ -3,13 +3,22 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +32,7 @@ import (
 
 	"github.com/elotl/kip/v2/internal/agent/containerd"
 	"github.com/elotl/kip/v2/internal/localcluster"
+	"github.com/elotl/kip/v2/internal/pki"
 	"github.com/elotl/kip/v2/test/install"
 )
 
@@ -30,11 +40,16 @@ import (
 // cluster without Kip, and compares cluster and account before and after.
 //
 // What is not the page's: the values of its first block; that the AWS CLI is told
-// of ec2local, and Kip by AWS_ENDPOINT_URL. Kip's image comes from the local
-// registry, which is also a mirror that the machine image of cells has built in,
-// as an operator's own may have. That image is an own one too, instead of the
-// archive for Amazon's: the account has no S3 (make test-vm boots that way).
+// of ec2local, and Kip by AWS_ENDPOINT_URL. ECR is reached through a proxy, for
+// there is no such host, and nodes get ECR's images without a login, from the
+// local registry, where they are stored. That registry is also a mirror that the
+// machine image of cells has built in, as an operator's own may have; an own
+// image instead of the archive for Amazon's, as the account has no S3 (make
+// test-vm boots that way).
+//
+// Having a cluster of its own, it runs beside the tests that share one.
 func TestInstallPage(t *testing.T) {
+	t.Parallel()
 	page, err := os.ReadFile(filepath.Join(shared.Root, "docs", "install-eks.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -48,9 +63,10 @@ func TestInstallPage(t *testing.T) {
 
 	o.set("CLUSTER_NAME", o.Name)
 	o.set("USE_REGION", region)
-	o.set("IMAGE_REGISTRY", "docker.io/elotl")
-	o.set("IMAGE_TAG", o.tag)
-	o.set("NAMESPACE", "kip-elsewhere") // one that is not the default finds what is tied to that
+	o.set("IMAGE_REGISTRY", ecrHost+"/elotl")
+	o.set("IMAGE_TAG", "1.0-page")
+	o.set("ARCHITECTURES", runtime.GOARCH) // both take twice as long
+	o.set("NAMESPACE", "kip-elsewhere")    // one that is not the default finds what is tied to that
 	o.set("KIP_SERVICE_ACCOUNT_NAME", "kip-provider")
 	o.set("CELL_IMAGE_ID", o.image)
 	steps, sawCell := 0, false
@@ -75,10 +91,16 @@ func TestInstallPage(t *testing.T) {
 		case b.Kind == "" && strings.Contains(b.Commands, "delete-security-group"):
 			optional("image-cache-removal")
 		}
-		if b.Kind != "" && b.Kind != "lookup" {
+		if !slices.Contains([]string{"", "lookup", "image", "image-removal"}, b.Kind) {
 			continue
 		}
+		if b.Kind == "image" {
+			o.wayToECR(t)
+		}
 		out := take(b)
+		if b.Kind == "image" {
+			o.env("unset HTTPS_PROXY SSL_CERT_FILE\n")
+		}
 		if strings.Contains(b.Commands, "get cells") {
 			sawCell = true
 			for _, want := range []string{"hello-", "Running", "i-0", "hello from a cell"} {
@@ -88,7 +110,7 @@ func TestInstallPage(t *testing.T) {
 			}
 		}
 	}
-	if steps < 13 || !sawCell {
+	if steps < 15 || !sawCell {
 		t.Errorf("%d steps were taken, the page's own check among them: %t", steps, sawCell)
 	}
 	// The page leaves the identity provider, which may have other users.
@@ -101,9 +123,9 @@ func TestInstallPage(t *testing.T) {
 // operator is somebody at a shell, with a cluster and an account.
 type operator struct {
 	*localcluster.Cluster
-	kube            kubernetes.Interface
-	ec2             *ec2.Client
-	dir, image, tag string
+	kube       kubernetes.Interface
+	ec2        *ec2.Client
+	dir, image string
 }
 
 func newOperator(t *testing.T) *operator {
@@ -136,9 +158,6 @@ func newOperator(t *testing.T) *operator {
 		t.Fatal(err)
 	}
 	if _, o.kube, err = cluster.Client(); err != nil {
-		t.Fatal(err)
-	}
-	if o.tag, err = cluster.PushKip(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for name, image := range images {
@@ -196,6 +215,85 @@ func (o *operator) tools(t *testing.T) {
 	} {
 		o.set(name, value)
 	}
+	// The operator has built Kip before.
+	out, err := exec.CommandContext(t.Context(), "go", "env", "GOCACHE", "GOMODCACHE").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	caches := strings.Fields(string(out))
+	o.set("GOCACHE", caches[0])
+	o.set("GOMODCACHE", caches[1])
+}
+
+// wayToECR is the operator's way to the account's private registry: a proxy that
+// leads its name, and no other, to ec2local, with TLS by an authority that the
+// operator trusts.
+func (o *operator) wayToECR(t *testing.T) {
+	t.Helper()
+	authority, err := pki.Create(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := authority.SignCell(key.Public(), ecrHost, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := pki.EncodeKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate, err := tls.X509KeyPair(signed, encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint, err := url.Parse(*o.ec2.Options().BaseEndpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry := httptest.NewUnstartedServer(httputil.NewSingleHostReverseProxy(endpoint))
+	registry.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	registry.StartTLS()
+	t.Cleanup(registry.Close)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect || r.Host != ecrHost+":443" {
+			http.Error(w, "there is no way to "+r.Host, http.StatusBadGateway)
+			return
+		}
+		there, err := net.Dial("tcp", registry.Listener.Addr().String())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadGateway)
+			return
+		}
+		defer there.Close()
+		here, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer here.Close()
+		if _, err := io.WriteString(here, "HTTP/1.1 200 OK\r\n\r\n"); err != nil {
+			return
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, _ = io.Copy(there, here)
+			there.Close()
+		})
+		_, _ = io.Copy(here, there)
+		here.Close()
+		wg.Wait()
+	}))
+	t.Cleanup(proxy.Close)
+	trusted := filepath.Join(o.dir, "authority.pem")
+	if err := os.WriteFile(trusted, authority.CertificatePEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.set("HTTPS_PROXY", proxy.URL)
+	o.set("SSL_CERT_FILE", trusted)
 }
 
 // makeImage is the operator's machine image of cells: the local cluster's with
@@ -293,6 +391,7 @@ func (o *operator) everything(t *testing.T) []string {
 		"ec2 describe-route-tables --query RouteTables[].Routes[].DestinationCidrBlock",
 		"iam list-open-id-connect-providers --query OpenIDConnectProviderList[].Arn",
 		"efs describe-file-systems --query FileSystems[].FileSystemId",
+		"ecr describe-repositories --query repositories[].repositoryName",
 	} {
 		all = append(all, what+": "+strings.TrimSpace(o.run(t, what, "aws "+what+" --output text\n")))
 	}
