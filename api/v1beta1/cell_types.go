@@ -47,7 +47,8 @@ type CellList struct {
 }
 
 // CellSpec is the wish. The provider writes it; it may change only while no
-// instance was launched (phase Pending), but for Pod, which is set once.
+// instance was launched (phase Pending). A standby cell's gets what its pod
+// wishes together with Pod, which is set once.
 type CellSpec struct {
 	// NodeName is the virtual node whose pod this cell runs.
 	NodeName string `json:"nodeName"`
@@ -56,6 +57,11 @@ type CellSpec struct {
 	// cell; set once, never changed: a cell is single use.
 	// +optional
 	Pod *PodReference `json:"pod,omitempty"`
+
+	// Standby is set for a cell that was launched before there was a pod for it,
+	// and stays when it has one.
+	// +optional
+	Standby *StandbySpec `json:"standby,omitempty"`
 
 	// Attempt counts the cells that were made for the same pod, from 0.
 	// +optional
@@ -233,6 +239,10 @@ type CellStatus struct {
 	// Enrolment is set, once, before the cell's certificate is handed out.
 	// +optional
 	Enrolment *EnrolmentStatus `json:"enrolment,omitempty"`
+
+	// Standby is set, once, before a standby cell's kubelet is shown its pod.
+	// +optional
+	Standby *StandbyStatus `json:"standby,omitempty"`
 
 	// Interruption is set when the cloud says that it will take the instance,
 	// before anything is done about it.

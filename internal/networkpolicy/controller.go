@@ -146,7 +146,8 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("networkpolicy: reading the Cell: %w", err)
 	}
-	if ref := cell.Spec.Pod; ref != nil {
+	// A standby cell that may still lose its pod to another is told nothing of it.
+	if ref := cell.Spec.Pod; cell.Settled() {
 		address, _ := netip.ParseAddr(cell.Status.PodIP) // none yet is not valid
 		if c.index.putCell(cell.Name, podKey{ref.Namespace, ref.Name}, ref.UID, address) {
 			c.queue.Add(cell.Name) // at once, if it waits for its pod with everything else done

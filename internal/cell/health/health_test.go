@@ -260,6 +260,19 @@ func TestNotWatched(t *testing.T) {
 	})
 }
 
+// A standby cell's kubelet gives signs of life before it has a pod.
+func TestStandbyCellIsWatched(t *testing.T) {
+	w := newWorld(t, nil)
+	w.several(3)
+	w.add("web", func(c *v1beta1.Cell) {
+		c.Status.Phase, c.Spec.Pod, c.Spec.Standby = v1beta1.CellReady, nil, &v1beta1.StandbySpec{}
+	})
+	w.dead["web"] = true
+	w.look()
+	w.pass(testTimeout + 2*lease)
+	w.wantGivenUp("web")
+}
+
 // A cell that waited until its pod had ended elsewhere has its whole time from
 // then on.
 func TestWatchedFromThenOn(t *testing.T) {

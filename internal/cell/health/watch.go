@@ -56,9 +56,10 @@ func (v *vital) timeout(standard time.Duration) time.Duration {
 // not enrolled has its boot timeout.
 func watched(c *v1beta1.Cell) bool { return c.Status.Enrolment != nil && serves(c) }
 
-// idles says whether the cell waits for its pod. Kip answers its kubelet nothing
-// until then, so that its connection must do for a sign of life.
-func idles(c *v1beta1.Cell) bool { return c.Status.Phase == v1beta1.CellReady }
+// idles says whether the cell waits until its pod has ended elsewhere. Kip answers
+// its kubelet nothing until then, so that its connection must do for a sign of
+// life. A standby cell without a pod is answered.
+func idles(c *v1beta1.Cell) bool { return c.Status.Phase == v1beta1.CellReady && !c.Waiting() }
 
 // serves says whether the cell has an instance, of which nothing is known that
 // would end it.

@@ -119,7 +119,11 @@ func (r *Reconciler) run(ctx context.Context, s *scope) (reconcile.Result, error
 	switch phase {
 	case v1beta1.CellReady:
 		message := "the cell waits for a pod"
-		if s.cell.Spec.Pod != nil {
+		switch {
+		case s.cell.Spec.Pod == nil:
+		case !s.cell.Settled():
+			message = "the cell is given a pod"
+		default:
 			message = "the cell waits until its pod has ended in the cell that the cloud takes"
 			wait = aheadRecheck // no event tells
 		}
@@ -167,10 +171,10 @@ func (r *Reconciler) avoid(s *scope) {
 
 // podPhase is the phase of an enrolled cell as its pod shows it.
 func (r *Reconciler) podPhase(ctx context.Context, s *scope) (v1beta1.CellPhase, error) {
-	ref := s.cell.Spec.Pod
-	if ref == nil {
+	if !s.cell.Settled() {
 		return v1beta1.CellReady, nil
 	}
+	ref := s.cell.Spec.Pod
 	pod := &corev1.Pod{}
 	err := r.cfg.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, pod)
 	switch {

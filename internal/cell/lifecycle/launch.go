@@ -111,35 +111,17 @@ func (r *Reconciler) stopped(s *scope) (reconcile.Result, bool) {
 // choose returns the offering to try next. If there is none it leaves the Cell
 // Pending with the reason, and says when to look again.
 func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instancetype.Offering, reconcile.Result) {
-	req := s.cell.Spec.Requirements.DeepCopy()
-	opts := r.cfg.Options
-	opts.Unavailable, opts.Now, opts.Limit = r.unavailable, r.cfg.Clock.Now(), 1
-	if only := s.cell.Spec.Instance.PrivateIPOnly; only != nil {
-		opts.PublicIPv4 = !*only
+	req, opts, err := r.options(ctx, &s.cell.Spec)
+	if err != nil {
+		return nil, r.refused(s, err)
 	}
-	if lister, ok := r.cfg.Cloud.(cloudprovider.ZoneLister); ok {
-		zones, err := lister.Zones(ctx)
-		if err == nil && len(zones) == 0 {
-			err = &cloudprovider.Error{Kind: cloudprovider.SubnetFull, Message: "no subnet has free addresses for a cell"}
-		}
-		if err != nil {
-			return nil, r.refused(s, err)
-		}
-		opts.Zones = slices.DeleteFunc(slices.Clone(zones), func(z string) bool { return a.full[z] >= subnetsPerZone })
+	opts.Limit = 1
+	if len(opts.Zones) > 0 {
+		opts.Zones = slices.DeleteFunc(opts.Zones, func(z string) bool { return a.full[z] >= subnetsPerZone })
 		if len(opts.Zones) == 0 {
 			return nil, r.refused(s, a.refusal)
 		}
 		opts.Zones = spread(opts.Zones, s.cell.UID)
-	}
-	if lister, ok := r.cfg.Cloud.(cloudprovider.ArchitectureLister); ok && len(req.Architectures) > 1 {
-		have, err := lister.Architectures(ctx)
-		if err != nil {
-			return nil, r.refused(s, err)
-		}
-		both := slices.DeleteFunc(slices.Clone(req.Architectures), func(x string) bool { return !slices.Contains(have, x) })
-		if len(both) > 0 { // else the launch will say what is missing
-			req.Architectures = both
-		}
 	}
 	if len(a.barred) > 0 {
 		types := req.CapacityTypes
@@ -154,7 +136,7 @@ func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instanc
 	if len(a.below) > 0 {
 		opts.Limit = 0
 	}
-	found := r.cfg.Offerings(*req, opts)
+	found := r.cfg.Offerings(req, opts)
 	fitting := slices.DeleteFunc(found.Offerings, func(o instancetype.Offering) bool {
 		limit, limited := a.below[o.CapacityType]
 		return limited && o.VCPUs >= limit
@@ -166,7 +148,7 @@ func (r *Reconciler) choose(ctx context.Context, s *scope, a *attempt) (*instanc
 	case found.Err() == nil:
 		return nil, r.refused(s, a.refusal)
 	}
-	if again := r.probe(*req, opts, a); again != nil {
+	if again := r.probe(req, opts, a); again != nil {
 		return again, reconcile.Result{}
 	}
 	return nil, r.nothingFits(s, a, found.Err())

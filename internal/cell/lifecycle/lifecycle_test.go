@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -98,13 +99,19 @@ func TestFewWrites(t *testing.T) {
 
 func TestStandbyCellThenBound(t *testing.T) {
 	w := newWorld(t)
-	w.add(func(c *v1beta1.Cell) { c.Spec.Pod = nil })
+	w.add(func(c *v1beta1.Cell) { c.Spec.Pod, c.Spec.Standby = nil, &v1beta1.StandbySpec{} })
 	w.must()
 	w.enrol()
 	w.must()
 	cell := w.want(v1beta1.CellReady, v1beta1.ReasonEnrolled)
 	cell.Spec.Pod = &v1beta1.PodReference{Namespace: "default", Name: "web", UID: "pod-uid"}
 	if err := w.api.Update(t.Context(), cell); err != nil {
+		t.Fatal(err)
+	}
+	w.must() // it may still lose the pod to another cell
+	cell = w.want(v1beta1.CellReady, v1beta1.ReasonEnrolled)
+	cell.Status.Standby = &v1beta1.StandbyStatus{PodBound: metav1.NewTime(w.clock.Now())}
+	if err := w.api.Status().Update(t.Context(), cell); err != nil {
 		t.Fatal(err)
 	}
 	w.must()
@@ -738,4 +745,29 @@ func (c staleReads) Get(ctx context.Context, key client.ObjectKey, obj client.Ob
 		return nil
 	}
 	return c.Client.Get(ctx, key, obj, opts...)
+}
+
+// TestOfferings: what waits for a pod is compared with what would be launched,
+// and is none the worse for what cannot be launched now.
+func TestOfferings(t *testing.T) {
+	w := newWorld(t)
+	spec := v1beta1.CellSpec{NodeName: testNode}
+	fit, next, err := w.kip.Offerings(t.Context(), spec)
+	if err != nil || len(fit) != len(w.offerings) || next == nil || next.InstanceType != "t3.nano" {
+		t.Fatalf("%d fit, next is %+v, %v", len(fit), next, err)
+	}
+	for _, o := range w.offerings {
+		if o.InstanceType == "t3.nano" {
+			w.kip.unavailable.Mark(o.Key(), w.clock.Now())
+		}
+	}
+	if fit, next, err = w.kip.Offerings(t.Context(), spec); err != nil || len(fit) != len(w.offerings) || next == nil || next.InstanceType != "t3.micro" {
+		t.Errorf("t3.nano sold out: %d fit, next is %+v, %v", len(fit), next, err)
+	}
+	for _, o := range w.offerings {
+		w.kip.unavailable.Mark(o.Key(), w.clock.Now())
+	}
+	if fit, next, err = w.kip.Offerings(t.Context(), spec); err != nil || len(fit) != len(w.offerings) || next != nil {
+		t.Errorf("all sold out: %d fit, next is %+v, %v", len(fit), next, err)
+	}
 }

@@ -42,6 +42,8 @@ type commitment struct {
 	namespace string
 	microUSD  int64
 	version   string
+	// given: the namespace is that of a pod that is not in the Cell yet.
+	given bool
 }
 
 // sum is of commitments.
@@ -134,7 +136,8 @@ func (l *Ledger) Note(cell *v1beta1.Cell) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c, ok := l.commitments[cell.Name]; ok {
-		if order, err := resourceversion.CompareResourceVersion(cell.ResourceVersion, c.version); err == nil && order < 0 {
+		order, err := resourceversion.CompareResourceVersion(cell.ResourceVersion, c.version)
+		if err == nil && (order < 0 || order == 0 && c.given) {
 			return
 		}
 	}
@@ -150,7 +153,7 @@ func (l *Ledger) Note(cell *v1beta1.Cell) {
 
 func (l *Ledger) note(cell *v1beta1.Cell) {
 	if committed(cell) {
-		l.enter(cell.Name, commitment{namespaceOf(cell), MicroUSD(cell.Status.Launch), cell.ResourceVersion})
+		l.enter(cell.Name, commitment{namespace: namespaceOf(cell), microUSD: MicroUSD(cell.Status.Launch), version: cell.ResourceVersion})
 	} else {
 		l.remove(cell.Name)
 	}
@@ -190,9 +193,37 @@ func (l *Ledger) Claim(cell *v1beta1.Cell, microUSD int64) *Reached {
 		return r
 	}
 	l.leave(cell.Name)
-	l.enter(cell.Name, commitment{namespaceOf(cell), microUSD, cell.ResourceVersion})
+	l.enter(cell.Name, commitment{namespace: namespaceOf(cell), microUSD: microUSD, version: cell.ResourceVersion})
 	l.launched(cell.Name, l.clock.Now())
 	return nil
+}
+
+// Give enters that a standby cell is about to get a pod of the namespace, if that
+// has room for it. For all namespaces together nothing changes, and nothing is
+// launched. TakeBack undoes it, and so does Note when the Cell says otherwise.
+func (l *Ledger) Give(cell *v1beta1.Cell, namespace string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.limits.any() {
+		return true
+	}
+	c, known := l.commitments[cell.Name]
+	if !known || exceeds(l.limits.of(namespace), l.namespaces[namespace], namespace, c.microUSD, NamespaceInstances, NamespaceHourlyUSD) != nil {
+		return false
+	}
+	c.namespace, c.version, c.given = namespace, cell.ResourceVersion, true
+	l.enter(cell.Name, c)
+	return true
+}
+
+// TakeBack says that the Cell was not given its pod after all.
+func (l *Ledger) TakeBack(cell *v1beta1.Cell) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c, ok := l.commitments[cell.Name]; ok && c.given {
+		c.namespace, c.given = namespaceOf(cell), false
+		l.enter(cell.Name, c)
+	}
 }
 
 // Launch is asked right before the cloud is. What it may refuse is a request

@@ -330,3 +330,63 @@ func TestWaiting(t *testing.T) {
 		t.Errorf("%v wait for an instance and %v for dollars", i, usd)
 	}
 }
+
+// TestGive: a standby cell that gets a pod counts for the pod's namespace from
+// before that is written, and for all namespaces as before.
+func TestGive(t *testing.T) {
+	namespaced := Limits{Namespaces: map[string]Caps{"web": {Instances: new(1)}}}
+	for name, tc := range map[string]struct {
+		reason string
+		limits Limits
+		before []*v1beta1.Cell
+		want   bool
+	}{
+		"nothing limited": {"it need not be known", Limits{}, nil, true},
+		"room":            {"the namespace has none yet", namespaced, []*v1beta1.Cell{launching(cell("standby", ""), "1", began)}, true},
+		"full":            {"the namespace has its one", namespaced, []*v1beta1.Cell{launching(cell("standby", ""), "1", began), launching(cell("a", "web"), "1", began)}, false},
+		"not known":       {"what is not counted could be one too many", namespaced, nil, false},
+		"all full": {"no instance is added", Limits{Caps: Caps{Instances: new(1)}, Namespaces: namespaced.Namespaces},
+			[]*v1beta1.Cell{launching(cell("standby", ""), "1", began)}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, _ := newLedger(t, tc.limits)
+			for _, c := range tc.before {
+				l.Note(c)
+			}
+			if got := l.Give(launching(cell("standby", ""), "1", began), "web"); got != tc.want {
+				t.Errorf("given = %t, want %t: %s", got, tc.want, tc.reason)
+			}
+		})
+	}
+}
+
+func TestGivenCountsUntilTheCellSaysOtherwise(t *testing.T) {
+	l, _ := newLedger(t, Limits{Namespaces: map[string]Caps{"web": {Instances: new(1)}}})
+	free := launching(cell("standby", ""), "1", began)
+	free.ResourceVersion = "7"
+	l.Note(free)
+	if !l.Give(free, "web") {
+		t.Fatal("not given")
+	}
+	l.Note(free) // a look at the Cell as it was
+	if got := limitOf(l.Room(cell("a", "web"), 1)); got != NamespaceInstances {
+		t.Errorf("an old version took it back: %q", got)
+	}
+	l.TakeBack(free)
+	if got := limitOf(l.Room(cell("a", "web"), 1)); got != "" {
+		t.Errorf("it was taken back and counts: %q", got)
+	}
+	l.Give(free, "web")
+	other := free.DeepCopy()
+	other.ResourceVersion = "8"
+	l.Note(other) // it was changed, and has no pod
+	if got := limitOf(l.Room(cell("a", "web"), 1)); got != "" {
+		t.Errorf("the Cell says that it has no pod: %q", got)
+	}
+	taken := other.DeepCopy()
+	taken.ResourceVersion, taken.Spec.Pod = "9", &v1beta1.PodReference{Namespace: "web", Name: "a"}
+	l.Note(taken)
+	if got := limitOf(l.Room(cell("b", "web"), 1)); got != NamespaceInstances {
+		t.Errorf("the pod's cell does not count: %q", got)
+	}
+}
