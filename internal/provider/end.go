@@ -55,9 +55,9 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 	case instanceGone(cell):
 		return reconcile.Result{}, p.deleteCell(ctx, cell, "its instance is gone", false)
 
-	case cell.Status.Enrolment == nil:
-		// No kubelet has seen the pod, and none will: enrolment needs the very
-		// version of the Cell that is deleted here.
+	case unseen(cell):
+		// No kubelet has seen the pod, and none will: that needs the very version
+		// of the Cell that is deleted here.
 		if err := p.deleteCell(ctx, cell, "the pod was deleted before it started", true); err != nil {
 			return reconcile.Result{}, err
 		}

@@ -36,7 +36,7 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 	if cell == nil || cell.Status.Launch == nil {
 		return gateway.Cell{}, false
 	}
-	if ref := cell.Spec.Pod; ref != nil && p.podOf(cell) == nil {
+	if ref := cell.Spec.Pod; cell.Settled() && p.podOf(cell) == nil {
 		p.mu.Lock()
 		gone := p.gone[ref.UID]
 		p.mu.Unlock()
@@ -84,7 +84,7 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 		PodIP:      cell.Status.PodIP,
 		Labels:     labels,
 	}
-	if cell.Spec.Pod != nil {
+	if cell.Settled() {
 		g.PodUID = cell.Spec.Pod.UID
 	}
 	return g, true
@@ -94,7 +94,7 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 // status there is, or nil.
 func (p *Provider) Pod(name string) *corev1.Pod {
 	cell := p.cell(name)
-	if cell == nil || cell.Spec.Pod == nil {
+	if cell == nil || !cell.Settled() {
 		return nil
 	}
 	pod := p.podOf(cell)
@@ -130,7 +130,7 @@ func (p *Provider) cell(name string) *v1beta1.Cell {
 // server's NotFound, which the kubelet understands.
 func (p *Provider) bound(name string, uid types.UID) (*v1beta1.Cell, *corev1.Pod, error) {
 	cell := p.cell(name)
-	if cell == nil || cell.Spec.Pod == nil || cell.Spec.Pod.UID != uid {
+	if cell == nil || !cell.Settled() || cell.Spec.Pod.UID != uid {
 		return nil, nil, apierrors.NewNotFound(corev1.Resource("pods"), string(uid))
 	}
 	pod := p.podOf(cell)

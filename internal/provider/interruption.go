@@ -1,6 +1,7 @@
 package provider
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -121,10 +122,11 @@ func (p *Provider) patchStatus(ctx context.Context, cell, base *v1beta1.Cell) er
 
 // holder tells apart the cells of a pod, in any order: the one that has the
 // pod, and the one that gets it next. The holder is the newest, unless the
-// cloud takes an older one in which the pod may still run.
+// cloud takes an older one in which the pod may still run. Of two that were made
+// for one attempt it is the one that a kubelet may know to have the pod.
 func holder(own []*v1beta1.Cell) (cell, next *v1beta1.Cell) {
 	for _, c := range own {
-		if next == nil || c.Spec.Attempt > next.Spec.Attempt {
+		if next == nil || c.Spec.Attempt > next.Spec.Attempt || c.Spec.Attempt == next.Spec.Attempt && precedes(c, next) {
 			next = c
 		}
 	}
@@ -139,11 +141,29 @@ func holder(own []*v1beta1.Cell) (cell, next *v1beta1.Cell) {
 	return cell, next
 }
 
+// precedes orders the cells of one attempt: a standby cell that was bound, a cell
+// that was launched for the pod, and a standby cell that was not bound yet; last
+// one that is given up before that.
+func precedes(a, b *v1beta1.Cell) bool {
+	rank := func(c *v1beta1.Cell) int {
+		switch {
+		case unseen(c) && c.DeletionTimestamp != nil:
+			return 3
+		case c.Spec.Standby == nil:
+			return 1
+		case c.Settled():
+			return 0
+		}
+		return 2
+	}
+	return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Name, b.Name)) < 0
+}
+
 // waits says whether the pod of the cell may still run in another, so that its
 // kubelet must not see it yet. Once false it stays false, as long as the pod
 // has no newer cell: PodEnded is never taken back.
 func (p *Provider) waits(cell *v1beta1.Cell) (bool, error) {
-	if cell.Spec.Pod == nil {
+	if !cell.Settled() {
 		return false, nil
 	}
 	own, err := p.cellsOfPod(context.Background(), *cell.Spec.Pod)
@@ -165,7 +185,7 @@ func (p *Provider) interrupt(ctx context.Context, pod *corev1.Pod, cell, next *v
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, p.evict(ctx, pod, cell)
-	case cell.Status.Enrolment == nil:
+	case unseen(cell):
 		// No kubelet has seen the pod, and none will.
 		return reconcile.Result{}, p.deleteCell(ctx, cell, "its instance is interrupted", true)
 	}
@@ -192,7 +212,11 @@ func (p *Provider) replace(ctx context.Context, pod *corev1.Pod, cell, next *v1b
 		// One more is made when this one is gone.
 		return false, p.drop(ctx, next)
 	}
-	if next != nil && !pending(next) {
+	switch {
+	case next == nil, pending(next):
+	case next.Spec.Standby != nil && !next.Settled():
+		return false, p.bind(ctx, pod, next.DeepCopy())
+	default:
 		return false, nil
 	}
 	spec, known, err := p.resolvedWish(pod)
@@ -203,7 +227,8 @@ func (p *Provider) replace(ctx context.Context, pod *corev1.Pod, cell, next *v1b
 	case !known:
 		return true, nil
 	case next == nil:
-		return false, p.launch(ctx, pod, spec, cell.Spec.Attempt+1)
+		_, err := p.place(ctx, pod, spec, cell.Spec.Attempt+1)
+		return false, err
 	}
 	return false, p.refresh(ctx, next, spec)
 }

@@ -134,7 +134,7 @@ func (p *Provider) launch(ctx context.Context, pod *corev1.Pod, spec v1beta1.Cel
 	cell := &v1beta1.Cell{
 		ObjectMeta: metav1.ObjectMeta{
 			Name:       CellName(pod, attempt),
-			Labels:     map[string]string{v1beta1.LabelNode: p.NodeName},
+			Labels:     map[string]string{v1beta1.LabelNode: p.NodeName, v1beta1.LabelPodUID: string(pod.UID)},
 			Finalizers: []string{v1beta1.Finalizer},
 		},
 		Spec: spec,
@@ -149,7 +149,15 @@ func (p *Provider) launch(ctx context.Context, pod *corev1.Pod, spec v1beta1.Cel
 		return fmt.Errorf("writing the cell of the pod: %w", err)
 	}
 	p.Log.Info("cell made", "pod", pod.Namespace+"/"+pod.Name, "cell", cell.Name, "attempt", attempt)
-	return nil
+	if p.Standby == nil {
+		return nil
+	}
+	// Another Kip may have found a standby cell for it meanwhile.
+	other, err := p.rival(ctx, cell)
+	if other == "" || err != nil {
+		return err
+	}
+	return p.deleteCell(ctx, cell, "its pod has standby cell "+other, true)
 }
 
 // refresh brings a Cell that has no instance yet up to date with its pod.

@@ -85,7 +85,7 @@ func TestNewPodGetsACell(t *testing.T) {
 	if diff := cmp.Diff([]string{v1beta1.Finalizer}, cell.Finalizers); diff != "" {
 		t.Errorf("without the finalizer the instance could leak: %s", diff)
 	}
-	if diff := cmp.Diff(map[string]string{v1beta1.LabelNode: testNode}, cell.Labels); diff != "" {
+	if diff := cmp.Diff(map[string]string{v1beta1.LabelNode: testNode, v1beta1.LabelPodUID: string(testUID)}, cell.Labels); diff != "" {
 		t.Errorf("the cache would not hold the cell: %s", diff)
 	}
 	if cell.Spec.NodeName != testNode || *cell.Spec.Pod != (v1beta1.PodReference{Namespace: "default", Name: "web", UID: testUID}) {

@@ -8,6 +8,7 @@ import (
 
 type metrics struct {
 	interruptions *prometheus.CounterVec
+	standby       *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -15,9 +16,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		interruptions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kip_interruptions_total", Help: "Notices by which the cloud said that it takes an instance, or may, by kind.",
 		}, []string{"kind"}),
+		standby: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kip_standby_pods_total", Help: "Pods that needed a cell while standby cells were configured, by result: taken, or none that would do.",
+		}, []string{"result"}),
 	}
-	if err := reg.Register(m.interruptions); err != nil {
-		return nil, fmt.Errorf("provider: registering metrics: %w", err)
+	for _, c := range []prometheus.Collector{m.interruptions, m.standby} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("provider: registering metrics: %w", err)
+		}
 	}
 	return m, nil
 }

@@ -44,6 +44,9 @@ type Config struct {
 	// does not block.
 	Architectures func(*corev1.Pod) (architectures []string, done bool)
 
+	// Standby has cells that wait for pods; nil if none are configured.
+	Standby Standby
+
 	// Capacity says what a pod can have on an instance type.
 	Capacity func(instanceType string) (corev1.ResourceList, bool)
 
@@ -72,6 +75,19 @@ type Health interface {
 	// Unwell says why the cell's pod counts as out of touch, as the reason of a
 	// condition, and since when; "" while it does not.
 	Unwell(cell string) (since time.Time, reason string)
+}
+
+// Standby is what keeps cells for pods to come. Its methods do not block, but for
+// what they ask the cloud now and then.
+type Standby interface {
+	// Candidates are the cells that would do for a pod, instead of one that is
+	// launched, the best first. They are not to be changed.
+	Candidates(ctx context.Context, spec v1beta1.CellSpec) ([]*v1beta1.Cell, error)
+	// Reserve keeps a cell for a pod of the namespace, which is about to take it.
+	// False: another is about to, or the namespace may not have it.
+	Reserve(cell *v1beta1.Cell, namespace string) bool
+	// Release gives a reserved cell back that was not taken.
+	Release(cell *v1beta1.Cell)
 }
 
 // Provider is described in the package documentation. It is safe for
@@ -112,6 +128,8 @@ type podRecord struct {
 	refused string
 	// attempt is the number of the next cell.
 	attempt int32
+	// claimed is the name of the standby cell that was taken for the pod last.
+	claimed string
 	// held: the logs of the pod, which is being stopped for good, are held.
 	held bool
 	// finished is when the pod's end was first seen with its cell still there.

@@ -113,14 +113,18 @@ func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 			continue
 		}
 		// The pod has ended in it and runs on elsewhere, or a Kip that knew too
-		// little made it.
-		if err := p.deleteCell(ctx, c, "its pod has another cell", false); err != nil {
-			return reconcile.Result{}, err
+		// little made it. That one may be about to show it the pod.
+		if err := p.deleteCell(ctx, c, "its pod has another cell", unseen(c)); err != nil {
+			return faster(reconcile.Result{}, err)
 		}
 	}
-	result, err := p.step(ctx, pod, cell, next)
+	return faster(p.step(ctx, pod, cell, next))
+}
+
+// faster looks again in a moment if somebody else wrote first: their change is
+// on its way to the cache.
+func faster(result reconcile.Result, err error) (reconcile.Result, error) {
 	if apierrors.IsConflict(err) {
-		// Somebody was faster; their change is on its way to the cache.
 		return reconcile.Result{RequeueAfter: 50 * time.Millisecond}, nil
 	}
 	return result, err
@@ -155,6 +159,8 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta
 		return reconcile.Result{}, nil
 	case cell != nil && cell.Status.Interruption != nil:
 		return p.interrupt(ctx, pod, cell, next)
+	case cell != nil && cell.Spec.Standby != nil && !cell.Settled():
+		return reconcile.Result{}, p.bind(ctx, pod, cell.DeepCopy())
 	case cell != nil && !pending(cell):
 		// What the pod says about its instance comes too late now.
 		return reconcile.Result{}, nil
@@ -181,7 +187,11 @@ func (p *Provider) step(ctx context.Context, pod *corev1.Pod, cell, next *v1beta
 		p.setVerdict(pod, fail(status, "the instance on which it ran", now))
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{}, p.launch(ctx, pod, spec, p.known(pod.UID).attempt)
+	placed, err := p.place(ctx, pod, spec, p.known(pod.UID).attempt)
+	if placed != nil {
+		ready = cellReady(placed, now)
+	}
+	return reconcile.Result{}, err
 }
 
 // judge tells the user, once, what is wrong with the pod; nil means that it is

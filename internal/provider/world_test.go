@@ -77,6 +77,8 @@ type world struct {
 	// silent: the cell gives no sign of life, since silentSince.
 	silent      bool
 	silentSince time.Time
+	// standby, if not nil, has cells that wait.
+	standby Standby
 	// deaf: nobody writes the status that Kip reports to the API server.
 	deaf bool
 }
@@ -127,6 +129,7 @@ func (w *world) restart() {
 			return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}, true
 		},
 		Transport: func(string) (http.RoundTripper, error) { return w.kubelet, w.kubelet.unreachable },
+		Standby:   w.standby,
 		Health:    w,
 		Following: func(string) bool { return w.following },
 		Logs:      w.logs, Recorder: w.events, Metrics: prometheus.NewRegistry(), Clock: w.clock, Log: slog.New(slog.DiscardHandler),
