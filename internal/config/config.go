@@ -101,6 +101,13 @@ type Cells struct {
 	// on-demand, spot or spot-preferred.
 	DefaultLaunchType string `json:"defaultLaunchType,omitempty"`
 
+	// StandbyCells are launched before there are pods for them.
+	StandbyCells []StandbyCells `json:"standbyCells,omitempty"`
+
+	// StandbyPriceTolerance is how many percent more than what would be launched
+	// for a pod a standby cell may cost that is taken instead.
+	StandbyPriceTolerance int32 `json:"standbyPriceTolerance,omitempty"`
+
 	// DefaultVolumeSize is the root volume's size ("15Gi").
 	DefaultVolumeSize resource.Quantity `json:"defaultVolumeSize,omitempty"`
 
@@ -177,6 +184,13 @@ type NamespaceLimits struct {
 	Name      string             `json:"name"`
 	Instances *int32             `json:"instances,omitempty"`
 	HourlyUSD *resource.Quantity `json:"hourlyUSD,omitempty"`
+}
+
+// StandbyCells is how many cells of one type wait for pods.
+type StandbyCells struct {
+	InstanceType string `json:"instanceType"`
+	Count        int32  `json:"count"`
+	Spot         bool   `json:"spot,omitempty"`
 }
 
 // Healthcheck is whose word counts when it is decided that a cell works no

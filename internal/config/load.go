@@ -151,6 +151,7 @@ func (c *Config) validate() error {
 		}
 	}
 	c.Cells.Limits.validate(bad)
+	c.Cells.validateStandby(bad)
 	for i, m := range c.Cells.RegistryMirrors {
 		key := fmt.Sprintf("cells.registryMirrors[%d]", i)
 		if u, err := url.Parse(m.Endpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {

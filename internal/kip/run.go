@@ -39,6 +39,7 @@ import (
 	"github.com/elotl/kip/v2/internal/cell/garbagecollection"
 	"github.com/elotl/kip/v2/internal/cell/health"
 	"github.com/elotl/kip/v2/internal/cell/lifecycle"
+	"github.com/elotl/kip/v2/internal/cell/standby"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
 	"github.com/elotl/kip/v2/internal/config"
@@ -126,6 +127,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	var kubelet *kubeletapi.Server
 	var connections *connection.Manager
 	var pods *provider.Provider
+	var waiting *standby.Controller
 	transport := func(cell string) (http.RoundTripper, error) { return connections.Transport(cell) }
 	image, err := bootImage(cfg, version)
 	if err != nil {
@@ -159,6 +161,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			}
 			return t.PodCapacity(), true
 		},
+		Standby:   standbyFor(cfg, func() *standby.Controller { return waiting }),
 		Health:    monitor,
 		Transport: transport, Following: func(cell string) bool { return kubelet.Following(cell) }, Logs: logs,
 		Recorder: eventRecorder(mgr), Metrics: metrics.Registry, Clock: clock.RealClock{}, Log: log,
@@ -216,7 +219,19 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err := connections.SetupWithManager(mgr); err != nil {
 		return err
 	}
-	if err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, ca, log); err != nil {
+	data, err := userData(cfg, o, ca)
+	if err != nil {
+		return err
+	}
+	launches, err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, data, log)
+	if err != nil {
+		return err
+	}
+	waiting, err = newStandby(ctx, o, cfg, mgr, cloud, catalogue, region, launches, data, func(cell string) bool {
+		_, unwell := monitor.Unwell(cell)
+		return unwell == "" && connections.Connected(cell)
+	}, log)
+	if err != nil {
 		return err
 	}
 	auth, runAuth, err := kubeletapi.ClusterAuth(kube, o.NodeName)
@@ -326,10 +341,11 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, image aws.Imag
 	return cloud, nil
 }
 
-// setUpCells makes the controllers that use the cloud.
+// setUpCells makes the controllers that use the cloud, and returns the one that
+// launches.
 func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, kube kubernetes.Interface, cloud *aws.Provider,
-	region *instancetype.Region, ca *pki.Authority, log *slog.Logger,
-) error {
+	region *instancetype.Region, data func(*v1beta1.Cell) ([]byte, error), log *slog.Logger,
+) (*lifecycle.Reconciler, error) {
 	warm := func(ctx context.Context) error {
 		if err := cloud.Warm(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("preparing for the first launch; it is tried again then", "err", err)
@@ -337,15 +353,11 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		return nil
 	}
 	if err := mgr.Add(manager.RunnableFunc(warm)); err != nil {
-		return err
-	}
-	data, err := userData(cfg, o, ca)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	use, err := meter(ctx, o, cfg, mgr, kube, log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cells, err := lifecycle.New(lifecycle.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: cloud, Routes: cloud, NodeName: o.NodeName,
@@ -362,10 +374,10 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		BootTimeout: cfg.Cells.BootTimeout.Duration,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cells.SetupWithManager(ctx, mgr); err != nil {
-		return err
+		return nil, err
 	}
 	garbage, err := garbagecollection.New(garbagecollection.Config{
 		Cloud: cloud, Routes: cloud, Cells: mgr.GetClient(), Live: mgr.GetAPIReader(), NodeName: o.NodeName, Clock: clock.RealClock{},
@@ -373,9 +385,9 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		Events: eventRecorder(mgr), Metrics: metrics.Registry, Logger: log,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return mgr.Add(garbage)
+	return cells, mgr.Add(garbage)
 }
 
 // tellOfDenied tells the operator, by an event on the virtual node, what the

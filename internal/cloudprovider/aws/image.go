@@ -193,6 +193,16 @@ func (p *Provider) Architectures(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(all)), nil
 }
 
+// MachineImage is the ID of the image from which an instance of the architecture
+// would be launched now. It answers from memory as Architectures does.
+func (p *Provider) MachineImage(ctx context.Context, architecture string) (string, error) {
+	i, err := p.imgs.get(ctx, architecture)
+	if err != nil {
+		return "", fmt.Errorf("finding the machine image: %w", err)
+	}
+	return i.id, nil
+}
+
 // ec2Architecture is EC2's word for one of Kubernetes'.
 func ec2Architecture(a string) string {
 	if a == instancetype.AMD64 {
