@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -171,7 +172,16 @@ func (p *Provider) waits(cell *v1beta1.Cell) (bool, error) {
 		return false, err
 	}
 	has, next := holder(own)
-	return next != nil && has.UID != cell.UID, nil
+	return next != nil && (has.UID != cell.UID || contested(cell, own)), nil
+}
+
+// contested says whether another Kip may be about to settle that the pod of a
+// cell, which was launched for it, has a standby cell. The reconciler ends one of
+// the two.
+func contested(cell *v1beta1.Cell, own []*v1beta1.Cell) bool {
+	return cell.Spec.Standby == nil && slices.ContainsFunc(own, func(c *v1beta1.Cell) bool {
+		return c.UID != cell.UID && c.Spec.Attempt == cell.Spec.Attempt && c.DeletionTimestamp == nil
+	})
 }
 
 // interrupt ends a pod whose instance the cloud takes, and has its replacement
