@@ -94,13 +94,23 @@ test: ## Every test; without root those that need it are left out
 # The largest simulations run whole only without the race detector.
 test-unit: ## Tests of the packages, with the race detector
 	go test -race -timeout 20m $$(go list ./... | grep -v /test/e2e)
-	CGO_ENABLED=0 go test ./internal/provider ./internal/cloudprovider/aws -run 'TestHundredInterruptions|TestBurst'
+	CGO_ENABLED=0 go test ./internal/provider ./internal/cloudprovider/aws ./internal/simulation -run 'TestHundredInterruptions|TestBurst|TestSimulation'
 
 test-e2e: deps-test tools build ## Tests of whole clusters on this machine (Linux, root)
 	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e -v -count=1 -timeout 40m
 
 attack: ## A million bent requests of a cell against the gateway, others each time
 	KIP_GATEWAY_REQUESTS=1000000 KIP_GATEWAY_SEED=$$(date +%s) go test ./internal/gateway -run 'TestAttack$$' -count=1 -v
+
+# How many histories, from which on; or the one to repeat, with all that happens in it.
+SEEDS     ?= 10000
+SEED_BASE ?= 1
+SEED      ?=
+
+.PHONY: simulate
+simulate: ## Kip in a world of faults, SEEDS times from SEED_BASE on, or once and in full with SEED
+	KIP_SIMULATION_SEEDS=$(SEEDS) KIP_SIMULATION_BASE=$(SEED_BASE) KIP_SIMULATION_SEED=$(SEED) GOGC=400 CGO_ENABLED=0 \
+		go test ./internal/simulation -run 'TestSimulation$$' -count=1 -v -timeout 24h
 
 # Where KVM does not work this takes about ten minutes: one virtual machine at a time.
 test-vm: deps deps-test cell-image stock-image ## Tests of cells that are virtual machines (Linux on amd64, root)
