@@ -114,7 +114,7 @@ simulate: ## Kip in a world of faults, SEEDS times from SEED_BASE on, or once an
 
 # Where KVM does not work this takes about ten minutes: one virtual machine at a time.
 test-vm: deps deps-test cell-image stock-image ## Tests of cells that are virtual machines (Linux on amd64, root)
-	KIP_VM=1 go test ./hack/cellimage ./internal/ec2local/vm -v -count=1 -timeout 15m
+	KIP_VM=1 go test -p 1 ./hack/cellimage ./internal/ec2local/vm ./internal/cloudprovider/aws/ami -v -count=1 -timeout 15m
 	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=vm go test ./test/e2e -run '^TestJob$$' -v -count=1 -timeout 30m
 	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=stock go test ./test/e2e -run '^TestJob$$' -v -count=1 -timeout 30m
 

@@ -43,17 +43,21 @@ type account struct {
 	puts   int // blocks that were written
 }
 
-func newAccount(t *testing.T) *account {
+// newAccount makes one without machines, unless change gives it some.
+func newAccount(t *testing.T, change ...func(*ec2local.Config)) *account {
 	t.Helper()
 	a := &account{images: t.TempDir()}
-	var err error
-	a.server, err = ec2local.New(ec2local.Config{
+	cfg := ec2local.Config{
 		Dir: filepath.Join(t.TempDir(), "state"), Images: a.images, Region: "us-west-2", Zones: []string{"us-west-2a"},
 		VPC: netip.MustParsePrefix("10.98.0.0/16"), Credentials: signature.Credentials{"key": "secret"},
 		Types: func(string) (cloud.Type, bool) { return cloud.Type{}, false }, Hypervisor: machinetest.New(),
 		Clock: clock.RealClock{}, Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
+	}
+	for _, f := range change {
+		f(&cfg)
+	}
+	var err error
+	if a.server, err = ec2local.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	endpoint := httptest.NewServer(a)
