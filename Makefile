@@ -146,6 +146,10 @@ BENCH_SCALE_FLAGS ?=
 bench-scale: deps tools build ## Measure Kip with 500 to 5,000 cells, which run nothing (docs/benchmarks; takes an hour and more)
 	CGO_ENABLED=0 go run ./test/bench scale $(BENCH_SCALE_FLAGS)
 
+# Of virtual machines, on a machine that has nothing else to do.
+bench-boot: deps cell-image ## Measure how long the cells' machine image takes to boot (docs/adr/0031)
+	KIP_VM=1 go test ./internal/ec2local/vm -run '^$$' -bench Boot -benchtime 5x -timeout 30m
+
 deps-test:
 	@$(build-tools) deps run test
 

@@ -11,11 +11,17 @@ import (
 )
 
 // earlyModules are needed before the root file system is there, or are what nobody asks for by name afterwards. Those for
-// the hardware of EC2 (NVMe is part of the kernel) and of QEMU stand side by side.
-var earlyModules = []string{
-	"ena", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng",
-	"erofs", "ext4", "overlay",
-	"button", "evdev", // how a cloud asks a machine to end
+// the hardware of EC2 (NVMe is part of the kernel) and of QEMU stand side by side. The program of the initramfs loads one
+// list after the other, and asks for an address after the first.
+var earlyModules = []struct {
+	list    string
+	modules []string
+}{
+	{"network", []string{"ena", "virtio_pci", "virtio_net"}},
+	{"others", []string{
+		"virtio_blk", "virtio_rng", "erofs", "ext4", "overlay",
+		"button", "evdev", // how a cloud asks a machine to end
+	}},
 }
 
 // cmdline is the kernel's command line.
@@ -47,22 +53,8 @@ func makeKernel(ctx context.Context, root, files string) (version string, err er
 	if err := run(ctx, "chroot", root, "/usr/sbin/depmod", version); err != nil {
 		return "", err
 	}
-	order, err := moduleOrder(ctx, root, version)
-	if err != nil {
-		return "", err
-	}
 	tree := filepath.Join(filepath.Dir(files), "initramfs")
-	if err := os.MkdirAll(filepath.Join(tree, "modules"), 0o755); err != nil {
-		return "", err
-	}
-	var names strings.Builder
-	for _, path := range order {
-		if err := copyFile(filepath.Join(tree, "modules", filepath.Base(path)), filepath.Join(root, path), 0o644); err != nil {
-			return "", err
-		}
-		fmt.Fprintln(&names, filepath.Base(path))
-	}
-	if err := os.WriteFile(filepath.Join(tree, "modules/order"), []byte(names.String()), 0o644); err != nil {
+	if err := copyModules(ctx, root, version, filepath.Join(tree, "modules")); err != nil {
 		return "", err
 	}
 	if err := copyFile(filepath.Join(tree, "init"), "bin/cell-init", 0o755); err != nil {
@@ -92,21 +84,48 @@ func unpackModules(ctx context.Context, dir string) error {
 	return run(ctx, "xz", append([]string{"--decompress", "--threads=0"}, packed...)...)
 }
 
-// moduleOrder returns paths of modules below root, each after those that it needs.
-func moduleOrder(ctx context.Context, root, version string) ([]string, error) {
-	var order []string
-	for _, name := range earlyModules {
-		out, err := output(ctx, "", "chroot", root, "/usr/sbin/modprobe", "--set-version", version, "--show-depends", name)
-		if err != nil {
-			return nil, err
-		}
-		for line := range strings.Lines(out) { // insmod PATH, or builtin NAME
-			if path, ok := strings.CutPrefix(strings.TrimSpace(line), "insmod "); ok && !slices.Contains(order, path) {
-				order = append(order, path)
+// copyModules copies the early modules to a directory, with lists of them, in which each is after those that it needs.
+func copyModules(ctx context.Context, root, version, to string) error {
+	var done []string
+	for _, early := range earlyModules {
+		var names strings.Builder
+		for _, module := range early.modules {
+			paths, err := withDependencies(ctx, root, version, module)
+			if err != nil {
+				return err
+			}
+			for _, path := range paths {
+				if slices.Contains(done, path) {
+					continue
+				}
+				done = append(done, path)
+				name := filepath.Base(path)
+				if err := copyFile(filepath.Join(to, name), filepath.Join(root, path), 0o644); err != nil {
+					return err
+				}
+				fmt.Fprintln(&names, name)
 			}
 		}
+		if err := os.WriteFile(filepath.Join(to, early.list), []byte(names.String()), 0o644); err != nil {
+			return err
+		}
 	}
-	return order, nil
+	return nil
+}
+
+// withDependencies returns paths below root of a module and those that it needs, which come first.
+func withDependencies(ctx context.Context, root, version, module string) ([]string, error) {
+	out, err := output(ctx, "", "chroot", root, "/usr/sbin/modprobe", "--set-version", version, "--show-depends", module)
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for line := range strings.Lines(out) { // insmod PATH, or builtin NAME
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "insmod "); ok {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
 }
 
 // archive packs a tree as the kernel reads it, unpacked: it is small, and to unpack it would cost more than to read it.

@@ -48,18 +48,20 @@ func boot(ctx context.Context) error {
 	}
 	console.Close()
 	say("init started")
-	if err := loadModules(); err != nil {
+	if err := loadModules(networkModules); err != nil {
 		return err
 	}
-	// The network answers while the disk is prepared.
+	// The network answers while all else is prepared.
 	var wg sync.WaitGroup
 	var lease lease
 	wg.Go(func() { lease = awaitLease(ctx) })
-	err = assembleRoot()
-	wg.Wait()
-	if err != nil {
+	if err := loadModules(otherModules); err != nil {
+		return err // and the machine ends
+	}
+	if err := assembleRoot(); err != nil {
 		return err
 	}
+	wg.Wait()
 	if err := lease.write(newRoot); err != nil {
 		return err
 	}

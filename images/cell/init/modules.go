@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modulesDir holds the kernel's modules that are needed before the root file system is there, and orderFile their
-// names, one a line, each after those that it needs.
+// modulesDir holds the kernel's modules that are needed before the root file system is there. The files of the other names
+// list them, one a line, each after those that it needs and that are not in the first list.
 const (
-	modulesDir = "/modules"
-	orderFile  = modulesDir + "/order"
+	modulesDir     = "/modules"
+	networkModules = modulesDir + "/network"
+	otherModules   = modulesDir + "/others"
 )
 
-// loadModules loads all of them. A module whose hardware is not there says so, or waits for it; both are fine.
-func loadModules() error {
-	order, err := os.Open(orderFile)
+// loadModules loads those of a list. A module whose hardware is not there says so, or waits for it; both are fine.
+func loadModules(list string) error {
+	order, err := os.Open(list)
 	if err != nil {
 		return fmt.Errorf("loading modules: %w", err)
 	}

@@ -45,7 +45,10 @@ func askForLease(ctx context.Context) (lease, error) {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return lease{}, fmt.Errorf("bringing %s up: %w", link.Attrs().Name, err)
 	}
-	client, err := nclient4.New(link.Attrs().Name, nclient4.WithTimeout(500*time.Millisecond), nclient4.WithRetry(4))
+	if err := awaitCarrier(link); err != nil {
+		return lease{}, err
+	}
+	client, err := nclient4.New(link.Attrs().Name, nclient4.WithTimeout(answerPatience), nclient4.WithRetry(5))
 	if err != nil {
 		return lease{}, fmt.Errorf("asking for an address: %w", err)
 	}
@@ -56,6 +59,29 @@ func askForLease(ctx context.Context) (lease, error) {
 	}
 	say("has the address " + got.ACK.YourIPAddr.String())
 	return configure(link, got.ACK)
+}
+
+const (
+	// answerPatience is how long an answer may take before the question is asked again: at first, then twice as long.
+	answerPatience = 250 * time.Millisecond
+	// carrierPatience is how long a card may take to come up.
+	carrierPatience = 5 * time.Second
+)
+
+// awaitCarrier waits until the card sends: what it is told to send before is lost.
+func awaitCarrier(link netlink.Link) error {
+	for deadline := time.Now().Add(carrierPatience); ; time.Sleep(2 * time.Millisecond) {
+		now, err := netlink.LinkByIndex(link.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("looking at %s: %w", link.Attrs().Name, err)
+		}
+		if now.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not come up", link.Attrs().Name)
+		}
+	}
 }
 
 // ethernet is the first network card.

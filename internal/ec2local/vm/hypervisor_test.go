@@ -92,7 +92,7 @@ func TestFirmware(t *testing.T) {
 }
 
 // builtImage is the image of make cell-image.
-func builtImage(t *testing.T) string {
+func builtImage(t testing.TB) string {
 	t.Helper()
 	image, err := filepath.Abs("../../../.cache/cell-image")
 	if err != nil {
@@ -105,7 +105,7 @@ func builtImage(t *testing.T) string {
 }
 
 // testMachine is a machine in a network of its own, and what its hypervisor is made of.
-func testMachine(t *testing.T, image string) (Config, machine.Spec) {
+func testMachine(t testing.TB, image string) (Config, machine.Spec) {
 	t.Helper()
 	network, err := vpcnet.Open(t.Context(), vpcnet.Config{Cluster: "vmtest", CIDR: netip.MustParsePrefix("10.222.0.0/16")})
 	if err != nil {
@@ -126,7 +126,7 @@ func testMachine(t *testing.T, image string) (Config, machine.Spec) {
 }
 
 // removeMachine ends it, and looks for what is left.
-func removeMachine(t *testing.T, h *Hypervisor, m machine.Spec) {
+func removeMachine(t testing.TB, h *Hypervisor, m machine.Spec) {
 	t.Helper()
 	if err := h.Remove(context.Background(), m.ID); err != nil {
 		t.Error(err)
@@ -137,7 +137,7 @@ func removeMachine(t *testing.T, h *Hypervisor, m machine.Spec) {
 }
 
 // awaitConsole waits until the machine has said something so many times.
-func awaitConsole(t *testing.T, h *Hypervisor, id, text string, times int) {
+func awaitConsole(t testing.TB, h *Hypervisor, id, text string, times int) {
 	t.Helper()
 	for deadline := time.Now().Add(4 * time.Minute); ; time.Sleep(100 * time.Millisecond) {
 		console, err := h.Console(id)
