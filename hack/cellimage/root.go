@@ -11,7 +11,7 @@ import (
 // programs are Kip's and third parties', by their directory in the image.
 var programs = map[string][]string{
 	"opt/kip/bin": {
-		"bin/kip-cell", ".cache/tools/bin/kubelet", ".cache/tools/bin/kube-proxy", ".cache/tools/bin/runc",
+		"bin/kip-cell", "bin/kip-snapshotter", ".cache/tools/bin/kubelet", ".cache/tools/bin/kube-proxy", ".cache/tools/bin/runc",
 		".cache/tools/bin/containerd", ".cache/tools/bin/containerd-shim-runc-v2", ".cache/tools/bin/ctr",
 	},
 	"opt/kip/cni/bin": {

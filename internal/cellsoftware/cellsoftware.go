@@ -1,4 +1,5 @@
-// Package cellsoftware packs what a stock machine image lacks of a cell: the agent, kube-proxy and the CNI plugins. An
+// Package cellsoftware packs what a stock machine image lacks of a cell: the agent, the snapshotter, kube-proxy and the CNI
+// plugins. An
 // instance fetches the archive and unpacks it to /opt/kip (package userdata has the script).
 package cellsoftware
 
@@ -12,7 +13,7 @@ import (
 	"path/filepath"
 )
 
-// Write writes the archive, a gzipped tar file. Its programs are in two directories: agent has kip-cell, tools the rest.
+// Write writes the archive, a gzipped tar file. Its programs are in two directories: agent has Kip's own, tools the rest.
 // The same programs make the same bytes, so that whoever builds them can tell whether an archive is theirs.
 func Write(w io.Writer, agent, tools string) error {
 	packed, err := gzip.NewWriterLevel(w, gzip.BestCompression)
@@ -21,7 +22,7 @@ func Write(w io.Writer, agent, tools string) error {
 	}
 	archive := tar.NewWriter(packed)
 	for _, f := range []struct{ name, source string }{
-		{"bin/kip-cell", agent}, {"bin/kube-proxy", tools},
+		{"bin/kip-cell", agent}, {"bin/kip-snapshotter", agent}, {"bin/kube-proxy", tools},
 		{"cni/bin/loopback", tools}, {"cni/bin/portmap", tools}, {"cni/bin/ptp", tools}, {"cni/bin/static", tools},
 	} {
 		if err := add(archive, f.name, filepath.Join(f.source, path.Base(f.name))); err != nil {

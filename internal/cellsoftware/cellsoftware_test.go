@@ -18,7 +18,7 @@ import (
 func TestWrite(t *testing.T) {
 	agent, tools := t.TempDir(), t.TempDir()
 	for _, path := range []string{
-		filepath.Join(agent, "kip-cell"), filepath.Join(tools, "kube-proxy"), filepath.Join(tools, "loopback"),
+		filepath.Join(agent, "kip-cell"), filepath.Join(agent, "kip-snapshotter"), filepath.Join(tools, "kube-proxy"), filepath.Join(tools, "loopback"),
 		filepath.Join(tools, "portmap"), filepath.Join(tools, "ptp"), filepath.Join(tools, "static"),
 	} {
 		if err := os.WriteFile(path, []byte("program "+filepath.Base(path)), 0o700); err != nil {
@@ -55,7 +55,7 @@ func TestWrite(t *testing.T) {
 		got[header.Name] = string(content)
 	}
 	want := map[string]string{}
-	for _, name := range []string{"bin/kip-cell", "bin/kube-proxy", "cni/bin/loopback", "cni/bin/portmap", "cni/bin/ptp", "cni/bin/static"} {
+	for _, name := range []string{"bin/kip-cell", "bin/kip-snapshotter", "bin/kube-proxy", "cni/bin/loopback", "cni/bin/portmap", "cni/bin/ptp", "cni/bin/static"} {
 		want[name] = "program " + filepath.Base(name)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

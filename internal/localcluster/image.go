@@ -33,7 +33,7 @@ type machineImage struct {
 // The programs of a container cell's machine image. kip-cell is the init.
 var cellImage = machineImage{
 	prefix: "kip-cell-", description: "Kip cell of the local cluster",
-	own:      []string{"kip-cell"},
+	own:      []string{"kip-cell", "kip-snapshotter"},
 	programs: []string{"kubelet", "kube-proxy", "containerd", "containerd-shim-runc-v2", "ctr", "runc"},
 	plugins:  []string{"ptp", "static", "portmap", "loopback", "host-local", "bridge"},
 	init:     "kip-cell",

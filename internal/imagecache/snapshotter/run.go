@@ -1,0 +1,104 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+
+	snapshots "github.com/containerd/containerd/api/services/snapshots/v1"
+	"google.golang.org/grpc"
+
+	"github.com/elotl/kip/v2/internal/imagecache/fuse"
+	"github.com/elotl/kip/v2/internal/imagecache/source"
+)
+
+// Settings are what the agent has the program do, as JSON.
+type Settings struct {
+	// Socket is where containerd asks, Agent where the agent answers.
+	Socket string `json:"socket"`
+	Agent  string `json:"agent"`
+	// Dir keeps snapshots and fetched layers.
+	Dir string `json:"dir"`
+	// Layers is where the FUSE file system is mounted whose descriptor the
+	// program is given, and Share where the cache is.
+	Layers string `json:"layers"`
+	Share  string `json:"share"`
+	// Uncached are images that Kip is not asked about.
+	Uncached []string `json:"uncached,omitempty"`
+	// Mirrors are a Registry's.
+	Mirrors map[string][]string `json:"mirrors,omitempty"`
+}
+
+// Run serves containerd, and the layers to the kernel by way of device, until ctx
+// ends. What is mounted stays mounted, and whoever reads it waits for the next
+// process.
+func Run(ctx context.Context, settings Settings, device *os.File, program string, logger *slog.Logger) error {
+	kip := NewKip(settings.Agent, logger)
+	registry := &Registry{Mirrors: settings.Mirrors, Grants: kip}
+	from, err := source.New(source.Config{
+		Open: source.Directory(settings.Share), Fetch: registry.Fetch, Report: kip.Report,
+		Dir:      filepath.Join(settings.Dir, "fetched"),
+		Patience: source.Patience, Again: source.Again, GiveUp: source.GiveUp, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	files := NewFiles()
+	defer files.Close()
+	s, err := New(Config{
+		Dir: filepath.Join(settings.Dir, "snapshots"), Layers: settings.Layers, Program: program, Uncached: settings.Uncached,
+		Grants: kip, Report: kip.Report, Source: from, Files: files, Logger: logger,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(settings.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("listening for containerd: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(settings.Socket), 0o700); err != nil {
+		return fmt.Errorf("listening for containerd: %w", err)
+	}
+	listener, err := net.Listen("unix", settings.Socket)
+	if err != nil {
+		return fmt.Errorf("listening for containerd: %w", err)
+	}
+	defer listener.Close()
+	if err := os.Chmod(settings.Socket, 0o600); err != nil {
+		return fmt.Errorf("listening for containerd: %w", err)
+	}
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	defer running.Wait()
+	server := grpc.NewServer()
+	snapshots.RegisterSnapshotsServer(server, s)
+	running.Go(func() {
+		err := fuse.NewServer(device, files, logger).Serve(ctx)
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("the layers' file system was unmounted")
+		}
+		cancel(err)
+	})
+	running.Go(func() { kip.Send(ctx) })
+	running.Go(func() {
+		<-ctx.Done()
+		server.Stop()
+	})
+	if err := s.Recover(ctx); err != nil {
+		cancel(err)
+		return err
+	}
+	if err := server.Serve(listener); err != nil {
+		cancel(fmt.Errorf("serving containerd: %w", err))
+	}
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
