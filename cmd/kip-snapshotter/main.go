@@ -13,11 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/elotl/kip/v2/internal/imagecache/settings"
 	"github.com/elotl/kip/v2/internal/imagecache/snapshotter"
 )
-
-// layersDescriptor is what the agent has mounted for the layers.
-const layersDescriptor = 3
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -37,8 +35,8 @@ func run(args []string) error {
 	if err != nil {
 		return fmt.Errorf("reading the settings: %w", err)
 	}
-	var settings snapshotter.Settings
-	if err := json.Unmarshal(data, &settings); err != nil {
+	var set settings.Settings
+	if err := json.Unmarshal(data, &set); err != nil {
 		return fmt.Errorf("reading the settings: %w", err)
 	}
 	program, err := os.Executable()
@@ -47,9 +45,9 @@ func run(args []string) error {
 	}
 	// What is mounted waits for it; a program that is started must not inherit
 	// it.
-	unix.CloseOnExec(layersDescriptor)
-	device := os.NewFile(layersDescriptor, "/dev/fuse")
+	unix.CloseOnExec(settings.LayersDescriptor)
+	device := os.NewFile(settings.LayersDescriptor, "/dev/fuse")
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	return snapshotter.Run(ctx, settings, device, program, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	return snapshotter.Run(ctx, set, device, program, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }

@@ -13,13 +13,16 @@ import (
 
 	"github.com/elotl/kip/v2/internal/agent/credentialprovider"
 	"github.com/elotl/kip/v2/internal/agent/deviceplugin"
+	"github.com/elotl/kip/v2/internal/agent/imagecache"
 	"github.com/elotl/kip/v2/internal/agent/imds"
+	"github.com/elotl/kip/v2/internal/agent/kipsocket"
 	"github.com/elotl/kip/v2/internal/agent/kubelet"
 	"github.com/elotl/kip/v2/internal/agent/localapi"
 	"github.com/elotl/kip/v2/internal/agent/machine"
 	"github.com/elotl/kip/v2/internal/agent/networkpolicy"
 	"github.com/elotl/kip/v2/internal/agent/process"
 	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/tunnel"
 	"github.com/elotl/kip/v2/internal/userdata"
 )
@@ -204,6 +207,15 @@ func (a *Agent) run(ctx context.Context) error {
 		}
 		return nil
 	})
+	if doc.ImageCache != "" {
+		forCache, err := kipsocket.Listen(imagecache.AgentSocket)
+		if err != nil {
+			return errors.Join(err, group.stop())
+		}
+		group.run("image cache", func(ctx context.Context) error {
+			return kipsocket.Serve(ctx, forCache, server.Gateway(), a.Logger, grant.Path, grant.ReportPath)
+		})
+	}
 	group.run("services", func(ctx context.Context) error {
 		return a.runServices(ctx, doc, instance, authority, toKubelet)
 	})
@@ -273,7 +285,7 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 		return localapi.Serve(ctx, forKubelet, authority, handler, a.Logger)
 	})
 
-	forPlugin, err := credentialprovider.Listen(credentialprovider.Socket)
+	forPlugin, err := kipsocket.Listen(credentialprovider.Socket)
 	if err != nil {
 		return err
 	}

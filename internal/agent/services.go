@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/elotl/kip/v2/internal/agent/containerd"
+	"github.com/elotl/kip/v2/internal/agent/imagecache"
 	"github.com/elotl/kip/v2/internal/agent/imds"
 	"github.com/elotl/kip/v2/internal/agent/kubelet"
 	"github.com/elotl/kip/v2/internal/agent/localapi"
@@ -30,6 +31,9 @@ const (
 	proxyService      = "kube-proxy"
 )
 
+// snapshotterService is there with an image cache only.
+const snapshotterService = imagecache.Program
+
 const (
 	logDir = "/var/log/kip"
 	// logLimit bounds each service's log file, of which there are at most two.
@@ -40,6 +44,10 @@ const (
 	// runtimePatience bounds the wait for containerd's socket before the
 	// kubelet is started all the same, to fail and say why.
 	runtimePatience = 30 * time.Second
+
+	// snapshotterPatience bounds the wait for the snapshotter before containerd
+	// is started, whose first question would fail.
+	snapshotterPatience = 5 * time.Second
 
 	// kubeletPatience bounds how long others are held back for the kubelet.
 	kubeletPatience = 5 * time.Second
@@ -53,7 +61,11 @@ const (
 func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance imds.Instance, authority *localapi.Authority,
 	toKubelet http.RoundTripper,
 ) error {
-	node, err := a.configure(doc, instance, authority)
+	layers := a.imageCacheLayers(doc)
+	if layers != nil {
+		defer layers.Close()
+	}
+	node, err := a.configure(doc, instance, authority, layers != nil)
 	if err != nil {
 		return err
 	}
@@ -80,9 +92,21 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 		daemons = append(daemons, proxy)
 	}
 
-	// containerd ends last: until then containers can be ended in order.
+	// containerd ends last: until then containers can be ended in order. What
+	// serves their files ends with it.
 	runtimeCtx, stopRuntime := context.WithCancel(context.WithoutCancel(ctx))
 	var runtimeDone, daemonsDone sync.WaitGroup
+	if layers != nil {
+		snapshotter, err := a.service(snapshotterService, []string{imagecache.SettingsFile})
+		if err != nil {
+			stopRuntime()
+			return err
+		}
+		snapshotter.Command.Files = []*os.File{layers}
+		runtime.Before = func(ctx context.Context) error { return awaitSocket(ctx, imagecache.Socket, snapshotterPatience) }
+		runtimeDone.Go(func() { snapshotter.Run(runtimeCtx) })
+		daemonsDone.Go(func() { imagecache.KeepShare(ctx, doc.ImageCache, a.Logger) })
+	}
 	runtimeDone.Go(func() { runtime.Run(runtimeCtx) })
 	for _, d := range daemons {
 		daemonsDone.Go(func() { d.Run(ctx) })
@@ -91,7 +115,7 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 		(&kubeletHealth{client: &http.Client{Transport: toKubelet}, service: nodeDaemon, logger: a.Logger}).watch(ctx)
 	})
 	if doc.SandboxImage != "" {
-		daemonsDone.Go(func() { a.pullSandboxImage(ctx, doc.SandboxImage) })
+		daemonsDone.Go(func() { a.pullSandboxImage(ctx, doc.SandboxImage, layers != nil) })
 	}
 	if len(doc.Routes) > 0 {
 		daemonsDone.Go(func() { network.KeepRoutes(ctx, instance.Pod, doc.Routes, a.Logger) })
@@ -103,8 +127,27 @@ func (a *Agent) runServices(ctx context.Context, doc userdata.Document, instance
 	return nil
 }
 
+// imageCacheLayers mounts what layers of the image cache are served in; nil if
+// there is no cache for this cell. A machine that cannot use it pulls images as
+// ever.
+func (a *Agent) imageCacheLayers(doc userdata.Document) *os.File {
+	if doc.ImageCache == "" {
+		return nil
+	}
+	_, err := os.Stat(filepath.Join(a.ProgramDir, imagecache.Program))
+	var layers *os.File
+	if err == nil {
+		layers, err = imagecache.Layers()
+	}
+	if err != nil {
+		a.Logger.Warn("this machine cannot use the image cache; images are pulled", "error", err)
+		return nil
+	}
+	return layers
+}
+
 // configure writes every file that the services read, and sets up the network.
-func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authority *localapi.Authority) (kubelet.Node, error) {
+func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authority *localapi.Authority, cached bool) (kubelet.Node, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return kubelet.Node{}, fmt.Errorf("finding the agent's own program: %w", err)
@@ -148,12 +191,23 @@ func (a *Agent) configure(doc userdata.Document, instance imds.Instance, authori
 		return node, err
 	}
 	node.ResolverFile = network.PodResolver(resolverFile)
-	if err := (containerd.Config{
+	runtime := containerd.Config{
 		RuncPath:            filepath.Join(a.ProgramDir, "runc"),
 		NetworkPluginDir:    a.NetworkPluginDir,
 		SandboxImage:        doc.SandboxImage,
 		RestrictOOMScoreAdj: !node.MayLowerOOMScore,
-	}).Write("/"); err != nil {
+	}
+	if cached {
+		mirrors, err := containerd.ByRegistry(doc.RegistryMirrors)
+		if err != nil {
+			return node, err
+		}
+		if err := imagecache.WriteSettings("/", doc.SandboxImage, mirrors); err != nil {
+			return node, err
+		}
+		runtime.Snapshotter, runtime.SnapshotterDir = imagecache.Socket, imagecache.Dir
+	}
+	if err := runtime.Write("/"); err != nil {
 		return node, err
 	}
 	if err := containerd.WriteMirrors("/", doc.RegistryMirrors); err != nil {
@@ -229,7 +283,7 @@ func (a *Agent) programDirs() []string {
 // pullSandboxImage has containerd pull the image that every pod needs while the
 // kubelet waits for its node. When that fails the first pod pulls it, later, and
 // says what is wrong.
-func (a *Agent) pullSandboxImage(ctx context.Context, image string) {
+func (a *Agent) pullSandboxImage(ctx context.Context, image string, cached bool) {
 	client := filepath.Join(a.ProgramDir, "ctr")
 	if _, err := os.Stat(client); err != nil {
 		return
@@ -237,20 +291,20 @@ func (a *Agent) pullSandboxImage(ctx context.Context, image string) {
 	if err := a.awaitKubelet(ctx); err != nil {
 		return
 	}
+	args := []string{
+		"--address", containerd.Socket, "--namespace", "k8s.io",
+		// As the CRI plugin would have labelled it.
+		"images", "pull", "--label", "io.cri-containerd.pinned=pinned",
+		"--hosts-dir", containerd.RegistryDir, image,
+	}
+	if cached {
+		args = append(args[:len(args)-1], "--snapshotter", containerd.CacheSnapshotter, image)
+	}
 	pull := process.NewService(process.Config{
-		Name: "sandbox-image",
-		Command: process.Command{
-			Path: client,
-			Args: []string{
-				"--address", containerd.Socket, "--namespace", "k8s.io",
-				// As the CRI plugin would have labelled it.
-				"images", "pull", "--label", "io.cri-containerd.pinned=pinned",
-				"--hosts-dir", containerd.RegistryDir, image,
-			},
-			Env: a.environment(),
-		},
-		Reaper: a.reaper,
-		Logger: a.Logger,
+		Name:    "sandbox-image",
+		Command: process.Command{Path: client, Args: args, Env: a.environment()},
+		Reaper:  a.reaper,
+		Logger:  a.Logger,
 	})
 	if err := pull.RunOnce(ctx); err != nil && ctx.Err() == nil {
 		a.Logger.Warn("the sandbox image could not be pulled ahead", "image", image, "error", err, "lastLines", pull.LastLines())
@@ -274,17 +328,25 @@ func (a *Agent) awaitKubelet(ctx context.Context) error {
 
 // awaitRuntime waits until containerd accepts connections.
 func (a *Agent) awaitRuntime(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, runtimePatience)
+	err := awaitSocket(ctx, containerd.Socket, runtimePatience)
+	if err == nil {
+		a.timeline.Reach(status.StepContainerdReady)
+	}
+	return err
+}
+
+// awaitSocket waits until somebody accepts connections there.
+func awaitSocket(ctx context.Context, socket string, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", containerd.Socket)
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 		if err == nil {
-			a.timeline.Reach(status.StepContainerdReady)
 			return conn.Close()
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for containerd: %w", err)
+			return fmt.Errorf("waiting for %s: %w", socket, err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -33,6 +33,7 @@ var agentPolicy = map[string]agentRule{
 	kipPrefix + "/v1/interruption":         {"interruption", mediaTypeJSON, 4 * kib, (*Gateway).reportInterruption},
 	kipPrefix + "/v1/registry-credentials": {"registrycredentials", mediaTypeJSON, 64 * kib, (*Gateway).giveRegistryCredentials},
 	grant.Path:                             {"imagecache", mediaTypeJSON, 4 * kib, (*Gateway).grantLayers},
+	grant.ReportPath:                       {"imagecachereport", mediaTypeJSON, grant.MaxReport, (*Gateway).takeCacheReport},
 	report.Path:                            {"podmetrics", report.MediaType, report.MaxEncoded, (*Gateway).takePodMetrics},
 }
 

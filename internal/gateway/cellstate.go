@@ -25,6 +25,9 @@ const (
 	// reportRate and reportBurst limit a cell's reports of its pod's use, which
 	// come every 15 seconds: reading one is work.
 	reportRate, reportBurst = 0.2, 3
+	// cacheReportRate and cacheReportBurst limit a cell's reports about the image
+	// cache: a few for each layer at most.
+	cacheReportRate, cacheReportBurst = 0.2, 40
 	// maxEvents is how many of its own events a cell may add to later.
 	maxEvents = 256
 )
@@ -38,7 +41,7 @@ type cellState struct {
 
 	inFlight atomic.Int64
 	// These are the cell's budgets.
-	upstreamLimit, eventLimit, reportLimit *rate.Limiter
+	upstreamLimit, eventLimit, reportLimit, cacheReportLimit *rate.Limiter
 
 	pod  podView
 	node nodeView
@@ -56,12 +59,13 @@ type cellState struct {
 
 func newCellState(g *Gateway, name string) *cellState {
 	return &cellState{
-		g:             g,
-		name:          name,
-		upstreamLimit: rate.NewLimiter(upstreamRate, upstreamBurst),
-		eventLimit:    rate.NewLimiter(rate.Every(time.Second/eventRate), eventBurst),
-		reportLimit:   rate.NewLimiter(reportRate, reportBurst),
-		pod:           podView{single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Pod"), g.versions)},
+		g:                g,
+		name:             name,
+		upstreamLimit:    rate.NewLimiter(upstreamRate, upstreamBurst),
+		eventLimit:       rate.NewLimiter(rate.Every(time.Second/eventRate), eventBurst),
+		cacheReportLimit: rate.NewLimiter(cacheReportRate, cacheReportBurst),
+		reportLimit:      rate.NewLimiter(reportRate, reportBurst),
+		pod:              podView{single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Pod"), g.versions)},
 		node: nodeView{
 			single: watchcache.NewSingle(corev1.SchemeGroupVersion.WithKind("Node"), g.versions),
 			// The API server would have made it about now.

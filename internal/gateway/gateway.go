@@ -110,6 +110,8 @@ type Config struct {
 	PodMetrics PodMetrics
 	// ImageCache may be nil: there is none then.
 	ImageCache ImageCache
+	// CacheReports may be nil: nobody wants to know.
+	CacheReports CacheReports
 	// Upstream leads to the API server as Kip. The gateway uses it only with
 	// the impersonation of a virtual node. It must not impersonate already.
 	Upstream *rest.Config
@@ -128,18 +130,19 @@ type Config struct {
 
 // Gateway shows each cell the part of the Kubernetes API that is its own.
 type Gateway struct {
-	state      State
-	sink       Sink
-	registries Registries
-	podMetrics PodMetrics
-	imageCache ImageCache
-	missing    func(*corev1.Pod, Missing)
-	upstream   *upstream
-	clock      clock.WithTicker
-	metrics    *metrics
-	log        *slog.Logger
-	versions   *watchcache.Versions
-	shared     []*sharedResource
+	state        State
+	sink         Sink
+	registries   Registries
+	podMetrics   PodMetrics
+	cacheReports CacheReports
+	imageCache   ImageCache
+	missing      func(*corev1.Pod, Missing)
+	upstream     *upstream
+	clock        clock.WithTicker
+	metrics      *metrics
+	log          *slog.Logger
+	versions     *watchcache.Versions
+	shared       []*sharedResource
 
 	// refusals limits the log lines about refused requests, for all cells
 	// together.
@@ -155,16 +158,17 @@ func New(config Config) (*Gateway, error) {
 		return nil, errors.New("making a gateway: State, Sink, Registries, PodMetrics, Upstream, Client and Metrics must be set")
 	}
 	g := &Gateway{
-		state:      config.State,
-		sink:       config.Sink,
-		registries: config.Registries,
-		podMetrics: config.PodMetrics,
-		imageCache: config.ImageCache,
-		missing:    config.Missing,
-		clock:      config.Clock,
-		log:        config.Log,
-		refusals:   rate.NewLimiter(rate.Every(time.Second), 20),
-		cells:      map[string]*cellState{},
+		state:        config.State,
+		sink:         config.Sink,
+		registries:   config.Registries,
+		podMetrics:   config.PodMetrics,
+		cacheReports: config.CacheReports,
+		imageCache:   config.ImageCache,
+		missing:      config.Missing,
+		clock:        config.Clock,
+		log:          config.Log,
+		refusals:     rate.NewLimiter(rate.Every(time.Second), 20),
+		cells:        map[string]*cellState{},
 	}
 	if g.clock == nil {
 		g.clock = clock.RealClock{}

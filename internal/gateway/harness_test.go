@@ -31,15 +31,16 @@ const (
 
 // harness is a gateway with all that is around it.
 type harness struct {
-	State      *gatewaytest.State
-	Sink       *gatewaytest.Sink
-	Registries *gatewaytest.Registries
-	PodMetrics *gatewaytest.PodMetrics
-	Upstream   *gatewaytest.Upstream
-	Shared     *fake.Clientset
-	Metrics    *prometheus.Registry
-	Gateway    *gateway.Gateway
-	Config     gateway.Config
+	State        *gatewaytest.State
+	Sink         *gatewaytest.Sink
+	Registries   *gatewaytest.Registries
+	PodMetrics   *gatewaytest.PodMetrics
+	CacheReports *cacheReports
+	Upstream     *gatewaytest.Upstream
+	Shared       *fake.Clientset
+	Metrics      *prometheus.Registry
+	Gateway      *gateway.Gateway
+	Config       gateway.Config
 	// URL is where the cell's kubelet finds its API server.
 	URL string
 
@@ -51,16 +52,17 @@ type harness struct {
 func newHarness(t testing.TB, with ...func(*gateway.Config)) *harness {
 	t.Helper()
 	h := &harness{
-		State:      &gatewaytest.State{},
-		Registries: &gatewaytest.Registries{},
-		PodMetrics: &gatewaytest.PodMetrics{},
-		Upstream:   gatewaytest.NewUpstream(t),
-		Shared:     fake.NewClientset(),
+		State:        &gatewaytest.State{},
+		Registries:   &gatewaytest.Registries{},
+		PodMetrics:   &gatewaytest.PodMetrics{},
+		CacheReports: &cacheReports{},
+		Upstream:     gatewaytest.NewUpstream(t),
+		Shared:       fake.NewClientset(),
 	}
 	h.Sink = &gatewaytest.Sink{State: h.State}
 	h.State.SetCell(standbyCell())
 	h.Config = gateway.Config{
-		State: h.State, Sink: h.Sink, Registries: h.Registries, PodMetrics: h.PodMetrics, Upstream: h.Upstream.Config(), Client: h.Shared,
+		State: h.State, Sink: h.Sink, Registries: h.Registries, PodMetrics: h.PodMetrics, CacheReports: h.CacheReports, Upstream: h.Upstream.Config(), Client: h.Shared,
 		Clock: clock.RealClock{},
 	}
 	for _, f := range with {

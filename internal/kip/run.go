@@ -44,6 +44,7 @@ import (
 	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
 	"github.com/elotl/kip/v2/internal/config"
 	"github.com/elotl/kip/v2/internal/gateway"
+	"github.com/elotl/kip/v2/internal/imagecache/reports"
 	"github.com/elotl/kip/v2/internal/instancetype"
 	"github.com/elotl/kip/v2/internal/kubeletapi"
 	"github.com/elotl/kip/v2/internal/networkpolicy"
@@ -190,8 +191,12 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 			return err
 		}
 	}
+	unused, err := reports.New(eventRecorder(mgr), metrics.Registry)
+	if err != nil {
+		return err
+	}
 	cells, err := gateway.New(gateway.Config{
-		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, ImageCache: cached, Missing: pods.Missing, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
+		State: pods, Sink: pods, Registries: registries, PodMetrics: usage, ImageCache: cached, CacheReports: unused, Missing: pods.Missing, Upstream: restConfig, Client: kube, Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err

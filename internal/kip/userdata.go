@@ -67,6 +67,10 @@ func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra []*userdata
 	for _, m := range cfg.Cells.RegistryMirrors {
 		mirrors = append(mirrors, userdata.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
 	}
+	cache := ""
+	if cfg.Cells.ImageCache != nil {
+		cache = cfg.Cells.ImageCache.Endpoint
+	}
 	return func(cell *v1beta1.Cell) ([]byte, error) {
 		var routes []netip.Prefix
 		for _, r := range cell.Spec.Instance.Routes {
@@ -88,6 +92,7 @@ func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra []*userdata
 			},
 			RegistryMirrors: mirrors,
 			SandboxImage:    cfg.Cells.SandboxImage,
+			ImageCache:      cache,
 			Routes:          routes,
 			GPUs:            cell.Spec.Requirements.GPUs,
 		}, extra...)

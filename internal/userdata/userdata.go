@@ -66,6 +66,11 @@ type Document struct {
 	// SandboxImage is the reference of the image of pod sandboxes.
 	SandboxImage string `json:"sandboxImage,omitempty"`
 
+	// ImageCache is where layers of images are that need not be pulled: an NFS
+	// server and path ("server:/path"), or a directory of the machine. Empty if
+	// there is none.
+	ImageCache string `json:"imageCache,omitempty"`
+
 	// Routes are networks that the VPC sends to the cell for its pod.
 	Routes []netip.Prefix `json:"routes,omitempty"`
 

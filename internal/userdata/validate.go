@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"strings"
 )
 
 // validate reports every field that the agent could not work with.
@@ -34,6 +35,9 @@ func (d *Document) validate() error {
 			errs = append(errs, fmt.Errorf("registryMirrors[%d]: %w", i, err))
 		}
 	}
+	if !validImageCache(d.ImageCache) {
+		errs = append(errs, fmt.Errorf("imageCache: %q is neither an NFS export nor a directory", d.ImageCache))
+	}
 	for i, r := range d.Routes {
 		if !r.IsValid() || !r.Addr().Is4() {
 			errs = append(errs, fmt.Errorf("routes[%d]: %q is not an IPv4 network", i, r))
@@ -49,6 +53,22 @@ func (d *Document) validate() error {
 		errs = append(errs, errors.New("powerOffAfterSeconds is negative"))
 	}
 	return errors.Join(errs...)
+}
+
+// validImageCache keeps what becomes an argument of a mount from being more than
+// that.
+func validImageCache(endpoint string) bool {
+	if endpoint == "" {
+		return true
+	}
+	server, path, remote := strings.Cut(endpoint, ":/")
+	if !remote {
+		server, path = "local", strings.TrimPrefix(endpoint, "/")
+		if path == endpoint {
+			return false
+		}
+	}
+	return server != "" && !strings.ContainsAny(endpoint, ", \n") && !strings.Contains("/"+path+"/", "/../")
 }
 
 func (m *Mirror) validate() error {

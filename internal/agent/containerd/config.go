@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 )
@@ -31,10 +32,17 @@ type Config struct {
 	// SandboxImage is the reference of the pause image; empty means
 	// containerd's own default.
 	SandboxImage string
+	// Snapshotter is the socket of the snapshotter of a cell with an image cache,
+	// and SnapshotterDir where it keeps images; empty means containerd's own.
+	Snapshotter, SnapshotterDir string
 	// RestrictOOMScoreAdj must be set where the machine may not lower its OOM
 	// scores (no CAP_SYS_RESOURCE): no sandbox would start otherwise.
 	RestrictOOMScoreAdj bool
 }
+
+// CacheSnapshotter is what containerd calls the snapshotter of a cell with an
+// image cache.
+const CacheSnapshotter = "kip"
 
 // disabledPlugins are loaded by default and of no use in a cell. What is
 // missing here skips itself, or is needed by the CRI plugin.
@@ -75,7 +83,7 @@ func (c Config) Render() string {
 	fmt.Fprintf(&b, "address = %s\n\n", quote(Socket))
 
 	b.WriteString("[plugins.'io.containerd.cri.v1.images']\n")
-	b.WriteString("snapshotter = \"overlayfs\"\n")
+	fmt.Fprintf(&b, "snapshotter = %s\n", quote(c.snapshotter()))
 	if c.SandboxImage != "" {
 		b.WriteString("[plugins.'io.containerd.cri.v1.images'.pinned_images]\n")
 		fmt.Fprintf(&b, "sandbox = %s\n", quote(c.SandboxImage))
@@ -98,7 +106,29 @@ func (c Config) Render() string {
 
 	b.WriteString("[plugins.'io.containerd.nri.v1.nri']\n")
 	b.WriteString("disable = true\n")
+	if c.Snapshotter != "" {
+		fmt.Fprintf(&b, "\n[proxy_plugins.%s]\n", CacheSnapshotter)
+		b.WriteString("type = \"snapshot\"\n")
+		fmt.Fprintf(&b, "address = %s\n", quote(c.Snapshotter))
+		// It has mounts with mapped IDs made, as overlayfs does.
+		b.WriteString("capabilities = [\"remap-ids\"]\n")
+		fmt.Fprintf(&b, "[proxy_plugins.%s.exports]\n", CacheSnapshotter)
+		// The kubelet asks how full the disk is.
+		fmt.Fprintf(&b, "root = %s\n", quote(c.SnapshotterDir))
+		// It is told which image and layer a snapshot is for.
+		b.WriteString("enable_remote_snapshot_annotations = \"true\"\n")
+		b.WriteString("\n[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]\n")
+		fmt.Fprintf(&b, "platform = %s\n", quote("linux/"+runtime.GOARCH))
+		fmt.Fprintf(&b, "snapshotter = %s\n", quote(CacheSnapshotter))
+	}
 	return b.String()
+}
+
+func (c Config) snapshotter() string {
+	if c.Snapshotter != "" {
+		return CacheSnapshotter
+	}
+	return "overlayfs"
 }
 
 // Write writes the configuration file below root, "/" in a cell.

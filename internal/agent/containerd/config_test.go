@@ -4,6 +4,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -38,6 +40,11 @@ func TestRender(t *testing.T) {
 		RuncPath: "/opt/kip/bin/runc", NetworkPluginDir: "/opt/kip/cni/bin",
 		SandboxImage: "registry.k8s.io/pause:3.10.1", RestrictOOMScoreAdj: true,
 	}.Render())
+	cached := Config{
+		RuncPath: "/opt/kip/bin/runc", NetworkPluginDir: "/opt/kip/cni/bin",
+		Snapshotter: "/run/kip/snapshotter.sock", SnapshotterDir: "/var/lib/kip/snapshotter",
+	}.Render()
+	golden(t, "imagecache.toml", strings.ReplaceAll(cached, "linux/"+runtime.GOARCH, "linux/ARCH"))
 }
 
 func TestWriteMirrors(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 // WriteMirrors writes, below root, where containerd is to look for images:
 // each registry's mirrors in their order, then the registry itself.
 func WriteMirrors(root string, mirrors []userdata.Mirror) error {
-	endpoints, err := byRegistry(mirrors)
+	endpoints, err := ByRegistry(mirrors)
 	if err != nil {
 		return err
 	}
@@ -25,11 +25,11 @@ func WriteMirrors(root string, mirrors []userdata.Mirror) error {
 	return nil
 }
 
-// byRegistry sorts the mirrors' endpoints by the registry they stand in for. A
+// ByRegistry sorts the mirrors' endpoints by the registry they stand in for. A
 // pattern such as "*.dkr.ecr.us-west-2.amazonaws.com" cannot be a directory:
 // its mirror becomes one for every registry that is not named. That is safe, as
 // a mirror that lacks an image is passed over.
-func byRegistry(mirrors []userdata.Mirror) (map[string][]string, error) {
+func ByRegistry(mirrors []userdata.Mirror) (map[string][]string, error) {
 	endpoints := map[string][]string{}
 	add := func(registry, endpoint string) {
 		for _, known := range endpoints[registry] {

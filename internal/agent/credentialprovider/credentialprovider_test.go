@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/elotl/kip/v2/internal/agent/kipsocket"
 )
 
 const question = `{"kind":"CredentialProviderRequest","image":"a.example.com/web"}`
@@ -28,7 +30,7 @@ func answer(code int, body string) (*http.Response, error) {
 func serve(t *testing.T, gateway kip) string {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "run", "plugin.sock")
-	l, err := Listen(socket)
+	l, err := kipsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +112,7 @@ func TestSocketIsRootsAlone(t *testing.T) {
 	}
 	socket := filepath.Join(dir, "plugin.sock")
 	for range 2 { // the second agent finds the first one's socket
-		l, err := Listen(socket)
+		l, err := kipsocket.Listen(socket)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,7 +129,7 @@ func TestSocketIsRootsAlone(t *testing.T) {
 // The agent's end is not held up by a question that Kip does not answer.
 func TestEndWhileKipIsAsked(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "plugin.sock")
-	l, err := Listen(socket)
+	l, err := kipsocket.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,7 @@
 // the kubelet's own, credentialprovider.kubelet.k8s.io/v1; nothing in the cell
 // looks into them.
 //
-// The socket is a file that only root of the machine can open. A pod that
-// shares the cell's network does not reach it, as it would a port of the
-// loopback; whoever is root on the cell does, and gets what Kip gives this cell:
-// credentials for the registries that its own pod's images name.
+// Whoever is root on the cell reaches the socket (package kipsocket), and gets
+// what Kip gives this cell: credentials for the registries that its own pod's
+// images name.
 package credentialprovider

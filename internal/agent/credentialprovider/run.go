@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/elotl/kip/v2/internal/agent/kipsocket"
 )
 
 // agentTimeout bounds the question to the agent: longer than the agent's own to
@@ -18,13 +20,13 @@ const agentTimeout = 45 * time.Second
 // When it returns an error nothing was written; the kubelet logs it and pulls
 // without credentials.
 func Run(ctx context.Context, socket string, stdin io.Reader, stdout io.Writer) error {
-	question, err := io.ReadAll(io.LimitReader(stdin, limit))
+	question, err := io.ReadAll(io.LimitReader(stdin, kipsocket.Limit))
 	if err != nil {
 		return fmt.Errorf("reading the kubelet's question: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, agentTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/", bytes.NewReader(question))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+path, bytes.NewReader(question))
 	if err != nil {
 		return fmt.Errorf("asking the agent: %w", err)
 	}
@@ -39,7 +41,7 @@ func Run(ctx context.Context, socket string, stdin io.Reader, stdout io.Writer) 
 		return fmt.Errorf("asking the agent: %w", err)
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, limit))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, kipsocket.Limit))
 	if err != nil {
 		return fmt.Errorf("reading the agent's answer: %w", err)
 	}

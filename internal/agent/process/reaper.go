@@ -23,6 +23,8 @@ type Command struct {
 	// Output becomes the process' standard output and standard error; nil means
 	// none. Standard input is always /dev/null.
 	Output *os.File
+	// Files are its descriptors from 3 on.
+	Files []*os.File
 }
 
 // Reaper starts processes and waits for all children of this process. A process
@@ -90,6 +92,11 @@ func (r *Reaper) Start(c Command) (*Process, error) {
 		output = c.Output
 	}
 
+	files := []uintptr{null.Fd(), output.Fd(), output.Fd()}
+	for _, f := range c.Files {
+		files = append(files, f.Fd())
+	}
+
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	// ForkExec, not os.StartProcess: that one keeps a handle to wait with, and
@@ -97,7 +104,7 @@ func (r *Reaper) Start(c Command) (*Process, error) {
 	pid, err := syscall.ForkExec(c.Path, append([]string{c.Path}, c.Args...), &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   c.Env,
-		Files: []uintptr{null.Fd(), output.Fd(), output.Fd()},
+		Files: files,
 		// A session of its own: a signal that reaches the agent's group by a
 		// terminal or a service manager does not reach the children.
 		Sys: &syscall.SysProcAttr{Setsid: true},

@@ -38,6 +38,7 @@ import (
 	"github.com/elotl/kip/v2/internal/imagecache/fuse"
 	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/imagecache/layer"
+	"github.com/elotl/kip/v2/internal/imagecache/settings"
 )
 
 // TestMain lets this binary play kip-snapshotter, as a process that can be
@@ -54,17 +55,17 @@ func TestMain(m *testing.M) {
 	if path == "" {
 		os.Exit(m.Run())
 	}
-	var settings Settings
+	var set settings.Settings
 	data, err := os.ReadFile(path)
 	if err == nil {
-		err = json.Unmarshal(data, &settings)
+		err = json.Unmarshal(data, &set)
 	}
 	if err == nil {
 		os.Unsetenv("KIP_TEST_SETTINGS")
-		unix.CloseOnExec(3)
+		unix.CloseOnExec(settings.LayersDescriptor)
 		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 		defer stop()
-		err = Run(ctx, settings, os.NewFile(3, "fuse"), os.Args[0], slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		err = Run(ctx, set, os.NewFile(settings.LayersDescriptor, "fuse"), os.Args[0], slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -79,7 +80,7 @@ const snapshotterName = "kip"
 type cell struct {
 	t        *testing.T
 	dir      string
-	settings Settings
+	settings settings.Settings
 	device   *os.File
 	tools    string
 
@@ -131,7 +132,7 @@ func newCell(t *testing.T) *cell {
 	if c.device, err = fuse.Mount(filepath.Join(dir, "layers")); err != nil {
 		t.Fatal(err)
 	}
-	c.settings = Settings{
+	c.settings = settings.Settings{
 		Socket: filepath.Join(dir, "snapshotter.sock"), Agent: filepath.Join(dir, "agent.sock"),
 		Dir: filepath.Join(dir, "snapshotter"), Layers: filepath.Join(dir, "layers"), Share: filepath.Join(dir, "share"),
 	}

@@ -14,11 +14,8 @@ import (
 
 	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/imagecache/layer"
+	"github.com/elotl/kip/v2/internal/imagecache/settings"
 )
-
-// DefaultMirrors is where Mirrors have the endpoints for every registry that is
-// not named, as in containerd's configuration.
-const DefaultMirrors = "_default"
 
 // Registry fetches layers from where containerd would: a registry's mirrors in
 // their order, then the registry itself.
@@ -69,7 +66,7 @@ func (r *Registry) places(repository name.Repository) ([]name.Repository, error)
 	}
 	endpoints, named := r.Mirrors[host]
 	if !named {
-		endpoints = r.Mirrors[DefaultMirrors]
+		endpoints = r.Mirrors[settings.DefaultMirrors]
 	}
 	var places []name.Repository
 	for _, e := range endpoints {

@@ -14,35 +14,19 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/elotl/kip/v2/internal/imagecache/fuse"
+	"github.com/elotl/kip/v2/internal/imagecache/settings"
 	"github.com/elotl/kip/v2/internal/imagecache/source"
 )
-
-// Settings are what the agent has the program do, as JSON.
-type Settings struct {
-	// Socket is where containerd asks, Agent where the agent answers.
-	Socket string `json:"socket"`
-	Agent  string `json:"agent"`
-	// Dir keeps snapshots and fetched layers.
-	Dir string `json:"dir"`
-	// Layers is where the FUSE file system is mounted whose descriptor the
-	// program is given, and Share where the cache is.
-	Layers string `json:"layers"`
-	Share  string `json:"share"`
-	// Uncached are images that Kip is not asked about.
-	Uncached []string `json:"uncached,omitempty"`
-	// Mirrors are a Registry's.
-	Mirrors map[string][]string `json:"mirrors,omitempty"`
-}
 
 // Run serves containerd, and the layers to the kernel by way of device, until ctx
 // ends. What is mounted stays mounted, and whoever reads it waits for the next
 // process.
-func Run(ctx context.Context, settings Settings, device *os.File, program string, logger *slog.Logger) error {
-	kip := NewKip(settings.Agent, logger)
-	registry := &Registry{Mirrors: settings.Mirrors, Grants: kip}
+func Run(ctx context.Context, set settings.Settings, device *os.File, program string, logger *slog.Logger) error {
+	kip := NewKip(set.Agent, logger)
+	registry := &Registry{Mirrors: set.Mirrors, Grants: kip}
 	from, err := source.New(source.Config{
-		Open: source.Directory(settings.Share), Fetch: registry.Fetch, Report: kip.Report,
-		Dir:      filepath.Join(settings.Dir, "fetched"),
+		Open: source.Directory(set.Share), Fetch: registry.Fetch, Report: kip.Report,
+		Dir:      filepath.Join(set.Dir, "fetched"),
 		Patience: source.Patience, Again: source.Again, GiveUp: source.GiveUp, Logger: logger,
 	})
 	if err != nil {
@@ -51,24 +35,24 @@ func Run(ctx context.Context, settings Settings, device *os.File, program string
 	files := NewFiles()
 	defer files.Close()
 	s, err := New(Config{
-		Dir: filepath.Join(settings.Dir, "snapshots"), Layers: settings.Layers, Program: program, Uncached: settings.Uncached,
+		Dir: filepath.Join(set.Dir, "snapshots"), Layers: set.Layers, Program: program, Uncached: set.Uncached,
 		Grants: kip, Report: kip.Report, Source: from, Files: files, Logger: logger,
 	})
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(settings.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(set.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("listening for containerd: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(settings.Socket), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(set.Socket), 0o700); err != nil {
 		return fmt.Errorf("listening for containerd: %w", err)
 	}
-	listener, err := net.Listen("unix", settings.Socket)
+	listener, err := net.Listen("unix", set.Socket)
 	if err != nil {
 		return fmt.Errorf("listening for containerd: %w", err)
 	}
 	defer listener.Close()
-	if err := os.Chmod(settings.Socket, 0o600); err != nil {
+	if err := os.Chmod(set.Socket, 0o600); err != nil {
 		return fmt.Errorf("listening for containerd: %w", err)
 	}
 

@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/elotl/kip/v2/internal/imagecache/settings"
 )
 
 func newSnapshotter(t *testing.T, dir string) *Snapshotter {
@@ -257,9 +259,9 @@ func TestChainID(t *testing.T) {
 
 func TestPlaces(t *testing.T) {
 	r := &Registry{Mirrors: map[string][]string{
-		DefaultMirrors: {"http://10.0.0.1:5000"},
-		"docker.io":    {"https://mirror.example/v2/hub", "https://other.example"},
-		"quay.io":      {},
+		settings.DefaultMirrors: {"http://10.0.0.1:5000"},
+		"docker.io":             {"https://mirror.example/v2/hub", "https://other.example"},
+		"quay.io":               {},
 	}}
 	for image, want := range map[string][]string{
 		"nginx":                   {"mirror.example/hub/library/nginx", "other.example/library/nginx", "index.docker.io/library/nginx"},

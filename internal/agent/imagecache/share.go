@@ -1,0 +1,94 @@
+package imagecache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// mountAgain is the pause before a mount that failed is tried again.
+	mountAgain = 15 * time.Second
+	// lookUpTimeout bounds the search for the server's address.
+	lookUpTimeout = 5 * time.Second
+)
+
+// nfsOptions have a server that is gone end in errors and not in processes that
+// hang: soft, an answer expected in 3 seconds, asked once more. The snapshotter
+// has lost its patience by then and turned to the registry. The rest is what
+// Amazon recommends for EFS.
+const nfsOptions = "soft,timeo=30,retrans=1,proto=tcp,port=2049,rsize=1048576,noresvport,noatime"
+
+// nfsVersions are tried in turn: EFS has 4.1, others more.
+var nfsVersions = []string{"4.2", "4.1"}
+
+// mountFunc is unix.Mount.
+type mountFunc func(source, target, kind string, flags uintptr, data string) error
+
+// KeepShare mounts the endpoint, "server:/path" of NFS or a directory of the
+// machine, read-only, and goes on trying until it is mounted or ctx ends.
+func KeepShare(ctx context.Context, endpoint string, logger *slog.Logger) {
+	if err := os.MkdirAll(shareDir, 0o700); err != nil {
+		logger.Error("the image cache cannot be mounted", "error", err)
+		return
+	}
+	for told := false; ; told = true {
+		err := mountShare(ctx, endpoint, shareDir, unix.Mount, net.DefaultResolver.LookupHost)
+		if err == nil {
+			logger.Info("the image cache is mounted", "endpoint", endpoint)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if !told {
+			logger.Warn("the image cache cannot be mounted; images are pulled until it can be", "endpoint", endpoint, "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(mountAgain):
+		}
+	}
+}
+
+const shareFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+
+// mountShare mounts the endpoint once.
+func mountShare(ctx context.Context, endpoint, target string, mount mountFunc, lookUp func(context.Context, string) ([]string, error)) error {
+	server, _, remote := strings.Cut(endpoint, ":/")
+	if !remote {
+		if err := mount(endpoint, target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("binding %s: %w", endpoint, err)
+		}
+		// The flags of a bind are set by mounting it once more.
+		if err := mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|shareFlags, ""); err != nil {
+			return errors.Join(fmt.Errorf("binding %s: %w", endpoint, err), unix.Unmount(target, unix.MNT_DETACH))
+		}
+		return nil
+	}
+	// mount.nfs would look this up; the kernel does not.
+	ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
+	defer cancel()
+	addresses, err := lookUp(ctx, strings.Trim(server, "[]"))
+	if err != nil {
+		return fmt.Errorf("looking up the NFS server: %w", err)
+	}
+	var errs []error
+	for _, version := range nfsVersions {
+		options := fmt.Sprintf("vers=%s,addr=%s,%s", version, addresses[0], nfsOptions)
+		err := mount(endpoint, target, "nfs4", shareFlags, options)
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("mounting with NFS %s: %w", version, err))
+	}
+	return errors.Join(errs...)
+}
