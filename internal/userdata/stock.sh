@@ -45,7 +45,10 @@ Restart=always
 RestartSec=1
 # Containers outlive the agent, and what runs them is started anew with it.
 KillMode=process
-ExecStopPost=-/bin/sh -c 'for p in kubelet kube-proxy containerd; do pkill -x $p; done'
+ExecStopPost=-/bin/sh -c 'for p in kubelet kube-proxy containerd kip-snapshotter; do pkill -x $p; done'
+# The agent leaves it what the pod's files are served through.
+FileDescriptorStoreMax=1
+NotifyAccess=main
 Delegate=yes
 LimitNOFILE=1048576
 TasksMax=infinity

@@ -2,9 +2,12 @@ package imagecache
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/elotl/kip/v2/internal/imagecache/fuse"
 	"github.com/elotl/kip/v2/internal/imagecache/settings"
@@ -29,12 +32,25 @@ const (
 
 // Layers mounts the file system that layers are served in. As long as the file
 // is open, by the agent or by the program that serves, whoever reads a layer
-// waits for it and does not fail.
+// waits for it and does not fail. An agent that was restarted gets the one that
+// there is.
 func Layers() (*os.File, error) {
+	if layers := kept(); layers != nil {
+		return layers, nil
+	}
 	if err := os.MkdirAll(layersDir, 0o700); err != nil {
 		return nil, fmt.Errorf("preparing for layers of the image cache: %w", err)
 	}
-	return fuse.Mount(layersDir)
+	// Nobody can serve any more what an agent left that was not restarted so.
+	_ = unix.Unmount(layersDir, unix.MNT_DETACH)
+	layers, err := fuse.Mount(layersDir)
+	if err != nil {
+		return nil, err
+	}
+	if err := keep(layers); err != nil {
+		return nil, errors.Join(err, layers.Close())
+	}
+	return layers, nil
 }
 
 // WriteSettings writes, below root, what kip-snapshotter is to do.

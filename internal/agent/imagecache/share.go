@@ -39,6 +39,8 @@ func KeepShare(ctx context.Context, endpoint string, logger *slog.Logger) {
 		logger.Error("the image cache cannot be mounted", "error", err)
 		return
 	}
+	// An agent before this one may have mounted it.
+	_ = unix.Unmount(shareDir, unix.MNT_DETACH)
 	for told := false; ; told = true {
 		err := mountShare(ctx, endpoint, shareDir, unix.Mount, net.DefaultResolver.LookupHost)
 		if err == nil {
