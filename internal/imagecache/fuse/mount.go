@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -12,6 +13,12 @@ import (
 // open, and waits while none serves it.
 func Mount(dir string) (*os.File, error) {
 	device, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		// The kernel loads the module, which makes the device, for whoever
+		// mounts such a file system, and this mount lacks all that one needs.
+		_ = unix.Mount("kip-layers", dir, "fuse", 0, "")
+		device, err = os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("mounting a FUSE file system: %w", err)
 	}
