@@ -14,8 +14,8 @@ require (
 	github.com/aws/aws-sdk-go-v2/service/sts v1.45.4
 	github.com/aws/smithy-go v1.27.6
 	github.com/containerd/cgroups/v3 v3.1.3
-	github.com/evanphx/json-patch/v5 v5.9.11
 	github.com/containerd/containerd/api v1.11.1
+	github.com/evanphx/json-patch/v5 v5.9.11
 	github.com/go-jose/go-jose/v4 v4.1.4
 	github.com/go-logr/logr v1.4.3
 	github.com/google/go-cmp v0.7.0
