@@ -13,9 +13,11 @@ import (
 
 const (
 	// healthInterval is how often the kubelet is asked how it is, and
-	// healthTimeout what its answer may take.
-	healthInterval = 10 * time.Second
-	healthTimeout  = 5 * time.Second
+	// healthTimeout what its answer may take. Until it is well for the first time
+	// it is asked every firstHealthInterval: it might get stuck soon after.
+	healthInterval      = 10 * time.Second
+	firstHealthInterval = time.Second
+	healthTimeout       = 5 * time.Second
 	// healthPatience is for how long it may not be well before it is killed and
 	// started again. That is sooner than Kip gives up a cell whose kubelet is
 	// silent, by default, so that most of them are saved.
@@ -39,13 +41,16 @@ type kubeletHealth struct {
 func (h *kubeletHealth) watch(ctx context.Context) {
 	var asked process.State // the process that was asked last
 	var well time.Time      // when that one was well; zero: not yet
-	timer := time.NewTicker(healthInterval)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		}
+		if timer.Reset(healthInterval); well.IsZero() {
+			timer.Reset(firstHealthInterval)
 		}
 		now := h.service.State()
 		if !now.Running {

@@ -88,7 +88,7 @@ func TestKubeletIsEndedWhenItDoesNotWork(t *testing.T) {
 				p.wantKilled(t, 0)
 
 				p.becomes(bad)
-				time.Sleep(healthPatience - healthInterval)
+				time.Sleep(healthPatience - 2*healthInterval)
 				p.becomes("ok") // it passed
 				time.Sleep(time.Minute)
 				p.wantKilled(t, 0)
@@ -99,8 +99,8 @@ func TestKubeletIsEndedWhenItDoesNotWork(t *testing.T) {
 				time.Sleep(time.Hour)
 				p.wantKilled(t, 1)
 				p.becomes("ok")
-				time.Sleep(time.Minute)
-				p.becomes(bad)
+				time.Sleep(healthTimeout + 2*firstHealthInterval)
+				p.becomes(bad) // soon after it was well for the first time
 				time.Sleep(healthPatience + 3*healthInterval)
 				p.wantKilled(t, 2)
 				cancel()
