@@ -36,7 +36,7 @@ func (p *Provider) Cell(name string) (gateway.Cell, bool) {
 	if cell == nil || cell.Status.Launch == nil {
 		return gateway.Cell{}, false
 	}
-	if ref := cell.Spec.Pod; cell.Settled() && p.podOf(cell) == nil {
+	if ref := cell.Spec.Pod; cell.Settled() && p.cachedPod(ref) == nil {
 		p.mu.Lock()
 		gone := p.gone[ref.UID]
 		p.mu.Unlock()
@@ -106,9 +106,8 @@ func (p *Provider) Pod(name string) *corev1.Pod {
 
 // podOf is the cell's pod with the newest status there is, nil if there is none.
 func (p *Provider) podOf(cell *v1beta1.Cell) *corev1.Pod {
-	ref := cell.Spec.Pod
-	pod, err := p.pod(context.Background(), types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name})
-	if err != nil || pod.UID != ref.UID {
+	pod := p.cachedPod(cell.Spec.Pod)
+	if pod == nil {
 		return nil
 	}
 	pod.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
@@ -116,11 +115,27 @@ func (p *Provider) podOf(cell *v1beta1.Cell) *corev1.Pod {
 	return pod
 }
 
-// cell reads a Cell of this node from the cache, nil where there is none.
+// asCached has the cache answer with what it holds, whose fields may be set and
+// below which nothing may be changed. Each request of thousands of kubelets
+// looks at its cell and pod, some times over; copies would be most of its cost.
+var asCached = &client.GetOptions{UnsafeDisableDeepCopy: new(true)}
+
+// cachedPod is a pod of this node as the API server has it, nil where there is
+// none. It is as cached.
+func (p *Provider) cachedPod(ref *v1beta1.PodReference) *corev1.Pod {
+	pod, err := p.pod(context.Background(), types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, asCached)
+	if err != nil || pod.UID != ref.UID {
+		return nil
+	}
+	return pod
+}
+
+// cell reads a Cell of this node from the cache, nil where there is none. It is
+// as cached.
 func (p *Provider) cell(name string) *v1beta1.Cell {
 	cell := &v1beta1.Cell{}
 	// The cache answers from memory: there is nothing to cancel.
-	if err := p.Client.Get(context.Background(), client.ObjectKey{Name: name}, cell); err != nil || cell.Spec.NodeName != p.NodeName {
+	if err := p.Client.Get(context.Background(), client.ObjectKey{Name: name}, cell, asCached); err != nil || cell.Spec.NodeName != p.NodeName {
 		return nil
 	}
 	return cell

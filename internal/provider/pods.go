@@ -31,10 +31,11 @@ func (p *Provider) CellOfPod(ctx context.Context, namespace, name string) (*core
 	return pod, ""
 }
 
-// cellsOfPod are all cells of one pod, as the cache knows them.
+// cellsOfPod are all cells of one pod, as the cache knows them; nothing of them
+// may be changed.
 func (p *Provider) cellsOfPod(ctx context.Context, ref v1beta1.PodReference) ([]*v1beta1.Cell, error) {
 	var cells v1beta1.CellList
-	if err := p.Client.List(ctx, &cells, client.MatchingFields{cellsByPod: ref.Namespace + "/" + ref.Name}); err != nil {
+	if err := p.Client.List(ctx, &cells, client.MatchingFields{cellsByPod: ref.Namespace + "/" + ref.Name}, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing the cells of pod %s/%s: %w", ref.Namespace, ref.Name, err)
 	}
 	var own []*v1beta1.Cell

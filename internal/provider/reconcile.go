@@ -68,9 +68,9 @@ func requestOfCell(_ context.Context, o client.Object) []reconcile.Request {
 
 // pod reads one of the node's pods from the cache. The error is the library's
 // NotFound where there is none.
-func (p *Provider) pod(ctx context.Context, key types.NamespacedName) (*corev1.Pod, error) {
+func (p *Provider) pod(ctx context.Context, key types.NamespacedName, how ...client.GetOption) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
-	err := p.Client.Get(ctx, key, pod)
+	err := p.Client.Get(ctx, key, pod, how...)
 	if apierrors.IsNotFound(err) || (err == nil && pod.Spec.NodeName != p.NodeName) {
 		return nil, errdefs.NotFoundf("pod %s is not on node %s", key, p.NodeName)
 	}
