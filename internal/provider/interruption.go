@@ -172,7 +172,7 @@ func (p *Provider) waits(cell *v1beta1.Cell) (bool, error) {
 		return false, err
 	}
 	has, next := holder(own)
-	return next != nil && (has.UID != cell.UID || contested(cell, own)), nil
+	return next != nil && has.UID != cell.UID || contested(cell, own), nil
 }
 
 // contested says whether another Kip may be about to settle that the pod of a

@@ -17,7 +17,7 @@ import (
 // killed at some of them. Cells that are launched come up at any time. Whatever
 // happens, one cell is shown the pod, and in the end it has it.
 func TestTwoKipsShowOneCell(t *testing.T) {
-	for seed := range uint64(60) {
+	for seed := range uint64(150) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) { placeByTwo(t, rand.New(rand.NewPCG(seed, 0))) })
 	}
 }
@@ -39,6 +39,16 @@ func placeByTwo(t *testing.T, random *rand.Rand) {
 			}
 		}
 	}
+	// boot has launched cells come up, or some of them.
+	boot := func(one int) {
+		for _, c := range w.cells() {
+			if c.Spec.Standby == nil && c.DeletionTimestamp == nil && c.Status.Enrolment == nil && random.IntN(one) == 0 {
+				w.change(&c, enrolled)
+			}
+		}
+		look(kips[0])
+		look(kips[1])
+	}
 	// work is one look at the pod by one of them, whose cache may be as it was
 	// before either did anything. At any of its calls the other may do a whole one.
 	depth := 0
@@ -51,6 +61,11 @@ func placeByTwo(t *testing.T, random *rand.Rand) {
 		if lags {
 			w.staleCells = unclaimed(initial)
 		}
+		candidates := s.cells
+		defer func() { s.cells = candidates }()
+		if random.IntN(3) == 0 {
+			s.cells = nil // it is launched
+		}
 		dead := false
 		w.fail = func(call string) error {
 			switch {
@@ -60,17 +75,24 @@ func placeByTwo(t *testing.T, random *rand.Rand) {
 				return nil // the library's business
 			}
 			if depth < 2 && random.IntN(4) == 0 {
-				stale, fail := w.staleCells, w.fail
+				stale, fail, lost := w.staleCells, w.fail, w.lost
 				work(1 - i)
-				w.kip, w.staleCells, w.fail = kips[i], stale, fail
+				boot(2)
+				w.kip, w.staleCells, w.fail, w.lost = kips[i], stale, fail, lost
 			}
 			if dead = random.IntN(12) == 0; dead {
 				return errKilled
 			}
 			return nil
 		}
+		w.lost = func(call string) error {
+			if dead = call != "write status" && random.IntN(6) == 0; dead {
+				return errKilled
+			}
+			return nil
+		}
 		_, err := kips[i].Reconcile(t.Context(), reconcile.Request{NamespacedName: testPod})
-		w.fail, w.staleCells = nil, nil
+		w.fail, w.lost, w.staleCells = nil, nil, nil
 		if errors.Is(err, errKilled) {
 			clear(s.reserved)
 			w.restart()
@@ -80,11 +102,7 @@ func placeByTwo(t *testing.T, random *rand.Rand) {
 	}
 	for range 12 {
 		work(random.IntN(2))
-		for _, c := range w.cells() {
-			if c.Spec.Standby == nil && c.DeletionTimestamp == nil && c.Status.Enrolment == nil && random.IntN(3) == 0 {
-				w.change(&c, enrolled)
-			}
-		}
+		boot(3)
 	}
 	for range 8 { // nothing goes wrong any more
 		w.kip = kips[0]
