@@ -1,12 +1,15 @@
 package lifecycle
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
@@ -159,6 +162,35 @@ func TestInheritedIntent(t *testing.T) {
 			if got := w.cell().Status.Phase; got != v1beta1.CellLaunching {
 				t.Errorf("phase %s: the refusal says nothing of the earlier call", got)
 			}
+			w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
+			if n := len(w.cloud.All()); n != 1 {
+				t.Errorf("%d instances", n)
+			}
+		})
+	}
+}
+
+// TestRecordLost: the launch had its answer, which could not be written down. The
+// call is repeated, and a refusal then says nothing of the one before.
+func TestRecordLost(t *testing.T) {
+	for _, kind := range []cloudprovider.Kind{cloudprovider.Denied, cloudprovider.InsufficientCapacity, cloudprovider.QuotaExceeded} {
+		t.Run(string(kind), func(t *testing.T) {
+			w := newWorld(t)
+			w.cloud.VisibleAfter = 10 * time.Second
+			writes := 0
+			w.kip.cfg.Client = interceptor.NewClient(w.kip.cfg.Client.(client.WithWatch), interceptor.Funcs{
+				SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+					if writes++; writes == 2 { // after the intent
+						return errors.New("the API server is away")
+					}
+					return c.SubResource(sub).Patch(ctx, o, p, opts...)
+				},
+			})
+			w.add()
+			if _, err := w.reconcile(); err == nil || len(w.cloud.All()) != 1 {
+				t.Fatalf("%v, %d instances; want one that is not on record", err, len(w.cloud.All()))
+			}
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Times: 1, Err: refusal(kind)})
 			w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
 			if n := len(w.cloud.All()); n != 1 {
 				t.Errorf("%d instances", n)

@@ -270,7 +270,9 @@ func (r *Reconciler) adopt(ctx context.Context, s *scope) (found bool, result re
 // launchedAs records the instance. It is written at once, since dialling the
 // cell begins with it.
 func (r *Reconciler) launchedAs(ctx context.Context, s *scope, i *cloudprovider.Instance) error {
-	s.mem.instanceID = i.ID
+	// Should the write fail the call is repeated, and a refusal then says nothing
+	// of this one.
+	s.mem.instanceID, s.mem.ambiguous = i.ID, true
 	r.touching(s)
 	status := &s.cell.Status
 	status.InstanceID, status.Phase = i.ID, v1beta1.CellBooting
