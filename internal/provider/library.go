@@ -149,13 +149,11 @@ func (c podClient) Delete(_ context.Context, name string, _ metav1.DeleteOptions
 	return nil
 }
 
-// conflictPause lets the pod's newer version reach the cache.
-const conflictPause = 20 * time.Millisecond
-
 // UpdateStatus writes the status, and nothing else, onto the newest version of
 // the pod that the cache has: the library would put back labels, annotations
-// and conditions of others as they were when the status was made. A conflict is
-// left to the reconciler.
+// and conditions of others as they were when the status was made. A conflict
+// means that the cache is behind. What it lacks is on its way and brings the
+// reconciler back; to ask before that is to ask in vain.
 func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.UpdateOptions) (*corev1.Pod, error) {
 	key := types.NamespacedName{Namespace: c.namespace, Name: pod.Name}
 	update, err := c.provider.pod(ctx, key)
@@ -175,15 +173,10 @@ func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.U
 	update.Status.Conditions = conditions
 
 	updated, err := c.PodInterface.UpdateStatus(ctx, update, o)
-	if !apierrors.IsConflict(err) {
-		return updated, err
+	if apierrors.IsConflict(err) {
+		return pod, nil
 	}
-	select {
-	case <-ctx.Done():
-	case <-c.provider.Clock.After(conflictPause):
-	}
-	c.provider.poke(key)
-	return pod, nil
+	return updated, err
 }
 
 // quietRecorder drops the library's events about calls that only poke.

@@ -156,17 +156,11 @@ func TestConflictIsLeftToTheReconciler(t *testing.T) {
 	var answer error = apierrors.NewConflict(corev1.Resource("pods"), "web", errors.New("changed"))
 	set.PrependReactor("update", "pods", func(k8stesting.Action) (bool, runtime.Object, error) { return true, nil, answer })
 	c := podsGetter{set.CoreV1(), w.kip}.Pods("default")
-	done := make(chan error)
-	go func() { _, err := c.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); done <- err }()
-	for !w.clock.HasWaiters() {
-		time.Sleep(time.Millisecond)
-	}
-	w.clock.Step(conflictPause)
-	if err := <-done; err != nil {
+	if _, err := c.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
 		t.Errorf("the library would count this as a failure: %v", err)
 	}
-	if got := q.drain(); len(got) != 1 {
-		t.Errorf("poked %v", got)
+	if got := q.drain(); len(got) != 0 {
+		t.Errorf("poked %v: the cache may be behind for long, and the API server would be asked all the time", got)
 	}
 	answer = apierrors.NewInternalError(errors.New("away"))
 	if _, err := c.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err == nil {

@@ -28,6 +28,10 @@ const cellsByPod = "spec.pod"
 // API server, or for the logs of pods that ended.
 const workers = 100
 
+// conflictRecheck is when what met a conflict is looked at again without news.
+// A cache may be behind for long.
+const conflictRecheck = time.Second
+
 // imagesRecheck is how often a pod asks whether a registry has answered. Many
 // may ask about the same image.
 const imagesRecheck = 200 * time.Millisecond
@@ -121,11 +125,11 @@ func (p *Provider) Reconcile(ctx context.Context, req reconcile.Request) (reconc
 	return faster(p.step(ctx, pod, cell, next))
 }
 
-// faster looks again in a moment if somebody else wrote first: their change is
-// on its way to the cache.
+// faster waits if somebody else wrote first: their change is on its way to the
+// cache, and brings us back when it is there.
 func faster(result reconcile.Result, err error) (reconcile.Result, error) {
 	if apierrors.IsConflict(err) {
-		return reconcile.Result{RequeueAfter: 50 * time.Millisecond}, nil
+		return reconcile.Result{RequeueAfter: conflictRecheck}, nil
 	}
 	return result, err
 }

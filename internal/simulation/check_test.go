@@ -27,12 +27,14 @@ type checker struct {
 	ran map[types.UID]bool
 	// exits are the codes of the last programs to end by themselves, by pod.
 	exits map[types.UID][]int32
+	// vain are calls that changed nothing because the caller knew too little.
+	vain map[string][]time.Time
 	// counted are the Cells whose use was counted.
 	counted map[types.UID]bool
 }
 
 func newChecker(w *world) *checker {
-	return &checker{world: w, ran: map[types.UID]bool{}, exits: map[types.UID][]int32{}, counted: map[types.UID]bool{}}
+	return &checker{world: w, ran: map[types.UID]bool{}, exits: map[types.UID][]int32{}, counted: map[types.UID]bool{}, vain: map[string][]time.Time{}}
 }
 
 // violated is called by the loop only.
@@ -41,6 +43,21 @@ func (c *checker) violated(format string, args ...any) {
 	c.tell("VIOLATION: %s", what)
 	if !slices.Contains(c.violations, what) {
 		c.violations = append(c.violations, what)
+	}
+}
+
+// inVain is called for a change that met another. Some do, but who makes the
+// same one again and again before it has heard of the other is a burden to the
+// API server just when that is slow.
+func (c *checker) inVain(name string) {
+	if len(c.alive()) > 1 {
+		return // they take turns at undoing what the other does
+	}
+	const many, span = 15, 5 * time.Second
+	times := append(c.vain[name], time.Now())
+	c.vain[name] = times[max(0, len(times)-many):]
+	if len(times) > many && time.Since(times[0]) < span {
+		c.violated("%s: in vain, more than %d times in %s", name, many, span)
 	}
 }
 

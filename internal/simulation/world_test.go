@@ -13,6 +13,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
 	"github.com/elotl/kip/v2/internal/podlogs"
 )
 
@@ -229,6 +231,9 @@ func ask[T any](ctx context.Context, k *kip, name string, kind callKind, effect 
 				got.value, got.err = effect()
 			}
 			w.tell("%s: %v%s", s.name, outcome(got.err), f.word())
+			if kind == toAPI && (apierrors.IsConflict(got.err) || apierrors.IsAlreadyExists(got.err)) {
+				w.check.inVain(s.name)
+			}
 			if f.lost != nil {
 				got.value, got.err = none, f.lost
 			}

@@ -155,8 +155,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	if apierrors.IsConflict(err) {
 		// Somebody else wrote first. Nothing was lost: their write comes
-		// through the watch, and everything is decided again.
-		result, err = reconcile.Result{RequeueAfter: 100 * time.Millisecond}, nil
+		// through the watch, however late, and everything is decided again.
+		result, err = reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	if apierrors.IsNotFound(err) {
 		r.forget(req.Name)
