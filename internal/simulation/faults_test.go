@@ -265,8 +265,10 @@ func (w *world) schedule() {
 			m.excused = true
 			m.notice = &gateway.Interruption{Kind: gateway.SpotInterruption, Action: "terminate", Time: deadline}
 			w.after(2*time.Minute, m.id+" is taken", func() {
-				w.cloud.Kill(m.id, "Server.SpotInstanceTermination")
-				w.lookAtMachines()
+				if m.on {
+					w.cloud.Kill(m.id, "Server.SpotInstanceTermination")
+					w.lookAtMachines()
+				}
 			})
 		}
 	})
@@ -277,8 +279,10 @@ func (w *world) schedule() {
 			m.excused = true
 			m.event = &cloudprovider.ScheduledEvent{ID: "event-" + m.id, Code: "instance-stop", NotBefore: at}
 			w.after(time.Until(at), m.id+" is stopped", func() {
-				w.cloud.Stop(m.id, "Server.ScheduledStop")
-				w.lookAtMachines()
+				if m.on {
+					w.cloud.Stop(m.id, "Server.ScheduledStop")
+					w.lookAtMachines()
+				}
 			})
 		}
 	})
