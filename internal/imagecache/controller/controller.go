@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/lru"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -29,6 +30,10 @@ const (
 	// lookAgain is how often the images of a pod that runs are looked at: a tag
 	// may be given to another image, and a use is noted to within this.
 	lookAgain = time.Hour
+	// tryAgain, and twice as late each time, is when a pod is looked at again of
+	// which an image could not be had: registries count questions.
+	tryAgain       = 15 * time.Second
+	tryAgainAtMost = 15 * time.Minute
 	// workers look at pods at the same time. Most ask a registry for a digest,
 	// or wait for what another one makes.
 	workers = 32
@@ -112,7 +117,10 @@ func (c *Controller) SetupWithManager(mgr ctrl.Manager) error {
 		}
 	}
 	err := ctrl.NewControllerManagedBy(mgr).Named("image-cache").For(&corev1.Pod{}).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).Complete(c)
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: workers,
+			RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](tryAgain, tryAgainAtMost),
+		}).Complete(c)
 	if err != nil {
 		return fmt.Errorf("adding the image cache's controller: %w", err)
 	}
@@ -146,7 +154,10 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 			failed = append(failed, err)
 		}
 	}
-	return reconcile.Result{RequeueAfter: lookAgain}, errors.Join(failed...)
+	if len(failed) > 0 {
+		return reconcile.Result{}, errors.Join(failed...)
+	}
+	return reconcile.Result{RequeueAfter: lookAgain}, nil
 }
 
 // keep sees to the images that are to be kept.
