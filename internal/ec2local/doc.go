@@ -6,7 +6,8 @@
 //	query       the protocol's encoding                signature   who signed a request
 //	access      who may call what, and who did         policy      what IAM policies allow
 //	iam         roles, profiles, sessions              service     what the services beside EC2 share
-//	iamapi, stsapi, ssmapi, ecrapi, efsapi, meteringapi   the services beside EC2, on the same endpoint
+//	iamapi, stsapi, ssmapi, ecrapi, ebsapi, efsapi, eksapi, meteringapi   the services beside EC2, on the same endpoint
+//	snapshot    disks that ebsapi writes and images are registered of
 //	cloud       the account: records, states, time     fault       what shall go wrong
 //	machine     the seam to what runs machines; container and vpcnet run them as Linux namespaces, vm as virtual computers
 //
