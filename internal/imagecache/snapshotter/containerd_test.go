@@ -392,7 +392,7 @@ const fileSize = 512 << 10
 func (c *cell) image(repository string) testImage {
 	c.t.Helper()
 	made := testImage{ref: c.host + "/" + repository + ":1", files: map[string][]byte{}}
-	img := v1.Image(empty.Image)
+	img := empty.Image
 	for i := range 3 {
 		content := make([]byte, fileSize)
 		_, _ = rand.NewChaCha8(sha256.Sum256([]byte(repository + fmt.Sprint(i)))).Read(content)
