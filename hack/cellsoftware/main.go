@@ -7,21 +7,19 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"os"
 
 	"github.com/elotl/kip/v2/internal/cellsoftware"
 )
 
 func main() {
-	log.SetFlags(0)
-	log.SetPrefix("cellsoftware: ")
 	out := flag.String("o", "bin/kip-cell-software.tar.gz", "the archive to write")
 	agent := flag.String("agent", "bin", "directory with kip-cell")
 	tools := flag.String("tools", ".cache/tools/bin", "directory with kube-proxy and the CNI plugins")
 	flag.Parse()
 	if err := write(*out, *agent, *tools); err != nil {
-		log.Fatal(err)
+		fmt.Fprintln(os.Stderr, "cellsoftware:", err)
+		os.Exit(1)
 	}
 }
 

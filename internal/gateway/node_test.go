@@ -221,7 +221,7 @@ func TestLease(t *testing.T) {
 				}
 			}
 			h.says(t, corev1.ConditionTrue, "kubelet is posting ready status")
-			if updated, err = client.Update(t.Context(), updated, metav1.UpdateOptions{}); err != nil || h.Sink.Trouble(cell) != "" {
+			if _, err := client.Update(t.Context(), updated, metav1.UpdateOptions{}); err != nil || h.Sink.Trouble(cell) != "" {
 				t.Errorf("a kubelet that is ready has trouble %q (%v)", h.Sink.Trouble(cell), err)
 			}
 			lease.Name = "other"

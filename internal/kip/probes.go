@@ -53,7 +53,7 @@ func (p *probes) readyWhen(check healthz.Checker) { p.ready.Store(&check) }
 func (p *probes) readyz(r *http.Request) error {
 	check := p.ready.Load()
 	if check == nil {
-		return errors.New("Kip waits for the API server")
+		return errors.New("waiting for the API server")
 	}
 	return (*check)(r)
 }

@@ -77,7 +77,7 @@ func TestProbesWhileTheAPIServerIsAway(t *testing.T) {
 		says string
 	}{
 		"/healthz": {http.StatusOK, "ok"},
-		"/readyz":  {http.StatusInternalServerError, "waits for the API server"},
+		"/readyz":  {http.StatusInternalServerError, "waiting for the API server"},
 	} {
 		resp, err := http.Get("http://" + address + path)
 		if err != nil {

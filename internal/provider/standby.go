@@ -42,7 +42,7 @@ func (p *Provider) claim(ctx context.Context, pod *corev1.Pod, spec v1beta1.Cell
 	candidates, err := p.Standby.Candidates(ctx, spec)
 	if err != nil {
 		p.Log.Warn("no standby cell can be chosen", "pod", pod.Namespace+"/"+pod.Name, "err", err)
-		return nil, false, nil //nolint:nilerr // a launch will meet the same trouble, and tell of it
+		return nil, false, nil // a launch will meet the same trouble, and tell of it
 	}
 	for _, c := range candidates {
 		if !p.Standby.Reserve(c, pod.Namespace) {

@@ -60,7 +60,7 @@ func (p *Places) ask(ctx context.Context, ref name.Reference, logins []authn.Aut
 // Refused tells whether an error is a registry's answer that the image is not
 // there for whoever asked, and not that nobody answered.
 func Refused(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // each of them must be one
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // each of them must be one
 		all := joined.Unwrap()
 		for _, e := range all {
 			if !Refused(e) {

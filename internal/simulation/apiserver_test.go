@@ -77,11 +77,6 @@ func (a *apiServer) pod(key client.ObjectKey) *corev1.Pod {
 	return pod
 }
 
-func (a *apiServer) cell(name string) *v1beta1.Cell {
-	cell, _ := a.objects[cells][client.ObjectKey{Name: name}].(*v1beta1.Cell)
-	return cell
-}
-
 // list is in the order of names.
 func (a *apiServer) list(k kind) []client.Object {
 	all := slices.Collect(maps.Values(a.objects[k]))

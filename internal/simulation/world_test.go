@@ -62,7 +62,6 @@ type step struct {
 	// name says who does what; it tells steps that are ready at once apart.
 	name string
 	due  time.Time
-	seq  int
 	// do is run by the loop. It may put the step off by giving it another due
 	// and returning true.
 	do func() (again bool)

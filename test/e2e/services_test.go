@@ -278,10 +278,10 @@ func TestServices(t *testing.T) {
 		s.eventually("kube-proxy's rules are those of iptables alone", func(context.Context) error {
 			tables, err := cell.run("nft", "list", "tables")
 			if err != nil || bytes.Contains(tables, []byte("kube-proxy")) {
-				return fmt.Errorf("the tables are %s, %v", tables, err)
+				return errors.Join(err, fmt.Errorf("the tables are %s", tables))
 			}
 			if rules, err := cell.run("iptables-save", "-t", "nat"); err != nil || !bytes.Contains(rules, []byte("KUBE-SVC-")) {
-				return fmt.Errorf("iptables has %s, %v", rules, err)
+				return errors.Join(err, fmt.Errorf("iptables has %s", rules))
 			}
 			return nil
 		})

@@ -38,7 +38,7 @@ func variables() map[string]string {
 		"IMAGE_REGISTRY":               "117940112483.dkr.ecr.us-east-1.amazonaws.com/4737f648-c51e-4cca-a3a5-afe7268bf539/cg-2196059056",
 		"CELL_INSTANCE_PROFILE_ARN":    "arn:aws:iam::111234567890:instance-profile/kip-cell",
 		"VPC_ID":                       "vpc-0123456789abcdef0", "KIP_CELL_SG": "sg-0123456789abcdef0,sg-1", "CLUSTER_DNS": "10.100.0.10", "CELL_IMAGE_ID": "ami-0123456789abcdef0,ami-1",
-		"CELL_SOFTWARE_URL": "https://kip-cells.s3.us-west-2.amazonaws.com/kip-cell-software-1.tar.gz?a=b",
+		"CELL_SOFTWARE_URL":    "https://kip-cells.s3.us-west-2.amazonaws.com/kip-cell-software-1.tar.gz?a=b",
 		"CELL_SOFTWARE_SHA256": "0d16d06887d71c1869cb4f99e52af8b6bf4cd7f62c159d78f2810733d138d6d2",
 	}
 }

@@ -165,10 +165,10 @@ func TestRate(t *testing.T) {
 		clk.Step(10 * time.Second)
 	}
 	// 20 seconds later. Who waits is told when its turn is, in its order.
-	for i, want := range []time.Duration{40, 50, 100, 110, 160} {
+	for i, want := range []int{40, 50, 100, 110, 160} {
 		c := cell(fmt.Sprint("w", i), "")
 		r := l.Claim(c, 1)
-		if limitOf(r) != LaunchesPerMinute || r.RetryAfter != want*time.Second {
+		if limitOf(r) != LaunchesPerMinute || r.RetryAfter != time.Duration(want)*time.Second {
 			t.Errorf("waiter %d: %+v, want %d s", i, r, want)
 		}
 		l.Note(refused(c))

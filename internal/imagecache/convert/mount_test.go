@@ -174,7 +174,7 @@ func TestMountIsWhatTarUnpacks(t *testing.T) {
 		directory("dev"),
 		with(entryOf{tar.Header{Typeflag: tar.TypeChar, Name: "dev/null", Mode: 0o666, Devmajor: 1, Devminor: 3}, ""}, func(*tar.Header) {}),
 		with(entryOf{tar.Header{Typeflag: tar.TypeBlock, Name: "dev/far", Mode: 0o600, Devmajor: 259, Devminor: 70_000}, ""}, func(*tar.Header) {}),
-		entryOf{tar.Header{Typeflag: tar.TypeFifo, Name: "dev/pipe", Mode: 0o600}, ""},
+		{tar.Header{Typeflag: tar.TypeFifo, Name: "dev/pipe", Mode: 0o600}, ""},
 		directory("names"),
 		file("names/"+strings.Repeat("n", 255), "long"), file("names/with\nnew line", ""), file("names/ümläut", ""), file("names/\xff\xfe not text", ""),
 		file("names/..hidden", ""), file("names/-", ""), file("names/ ", ""),
@@ -308,7 +308,7 @@ func TestHugeSparseFile(t *testing.T) {
 		t.Errorf("its end: %q, %v", p[:n], err)
 	}
 	var st unix.Statfs_t
-	if err := unix.Statfs(at, &st); err != nil || int64(st.Blocks)*int64(st.Bsize) > 1<<20 {
+	if err := unix.Statfs(at, &st); err != nil || int64(st.Blocks)*st.Bsize > 1<<20 {
 		t.Errorf("takes %d blocks of %d bytes, error %v", st.Blocks, st.Bsize, err)
 	}
 }
