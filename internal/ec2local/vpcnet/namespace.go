@@ -42,6 +42,9 @@ func openNamespace(name string) (_ netns.NsHandle, created bool, _ error) {
 }
 
 func makeNamespace(name string) (netns.NsHandle, error) {
+	if err := shareNamespaceDir(); err != nil {
+		return netns.None(), fmt.Errorf("making network namespace %s: %w", name, err)
+	}
 	ns := netns.None()
 	err := onOwnThread(func() (err error) {
 		ns, err = netns.NewNamed(name)
@@ -51,6 +54,26 @@ func makeNamespace(name string) (netns.NsHandle, error) {
 		return netns.None(), fmt.Errorf("making network namespace %s: %w", name, err)
 	}
 	return ns, nil
+}
+
+// shareNamespaceDir makes a mount of the directory, as ip(8) does with the first namespace that it adds. If that were
+// after ours, it would cover our names, which then could be neither opened nor removed.
+func shareNamespaceDir() error {
+	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
+		return err
+	}
+	share := func() error { return unix.Mount("", namespaceDir, "none", unix.MS_SHARED|unix.MS_REC, "") }
+	err := share()
+	if errors.Is(err, unix.EINVAL) { // it is no mount yet
+		if err := unix.Mount(namespaceDir, namespaceDir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return fmt.Errorf("mounting %s over itself: %w", namespaceDir, err)
+		}
+		err = share()
+	}
+	if err != nil {
+		return fmt.Errorf("sharing the mount of %s: %w", namespaceDir, err)
+	}
+	return nil
 }
 
 // deleteNamespace takes the namespace's name away; it ends with the last socket and link end in it.

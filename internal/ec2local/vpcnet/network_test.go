@@ -2,9 +2,11 @@ package vpcnet
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -152,6 +154,17 @@ func TestLifecycle(t *testing.T) {
 	if _, err := dial(a.ns, nowhere, toB); err != nil {
 		t.Errorf("the network after Close: %v", err)
 	}
+
+	// ip(8) mounts the directory of names over itself, unless it is a mount already.
+	stranger := fmt.Sprintf("kip-test%d", os.Getpid())
+	if out, err := exec.CommandContext(t.Context(), "ip", "netns", "add", stranger).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	defer func() {
+		if out, err := exec.Command("ip", "netns", "delete", stranger).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}()
 
 	again, err := Open(t.Context(), testConfig())
 	if err != nil {
