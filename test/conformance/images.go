@@ -184,6 +184,8 @@ func (m maker) agnhost(shell ociimage.Spec) (ociimage.Spec, error) {
 			links[path] = target
 		}
 	}
+	// Debian's busybox as a shell prefers itself to what is in PATH.
+	links["/bin/sh"] = "/bin/bash"
 	links["/usr/bin/nc"] = "/usr/bin/nc.openbsd"
 	spec.Links = links
 	spec.Entrypoint, spec.Cmd = []string{"/agnhost"}, []string{"pause"}

@@ -73,8 +73,8 @@ func (s Suite) record(spec Spec, r Result) error {
 // but at the end of a run one worker after the other waits for the last.
 const batchSize = 4
 
-// longest is what a long spec takes, about.
-const longest = 5 * time.Minute
+// longTime is what a long spec takes, about.
+const longTime = 5 * time.Minute
 
 // RunAll runs specs, up to parallel at a time and serial ones alone, after the
 // others. It records each result and tells done of it. Once until is over it
@@ -85,24 +85,27 @@ func (s Suite) RunAll(ctx context.Context, specs []Spec, parallel int, until tim
 	// By a hash, so that a run that is cut short has seen something of everything.
 	specs = slices.Clone(specs)
 	slices.SortFunc(specs, func(a, b Spec) int { return strings.Compare(a.key(), b.key()) })
-	var short, long, alone []Spec
+	var short, long, longer, alone []Spec
 	for _, spec := range specs {
 		switch {
 		case spec.Serial:
 			alone = append(alone, spec)
+		case longest.MatchString(spec.Name):
+			longer = append(longer, spec)
 		case spec.Long:
 			long = append(long, spec)
 		default:
 			short = append(short, spec)
 		}
 	}
+	long = append(longer, long...)
 	r := runner{Suite: s, cancel: cancel, done: done}
 	// Long specs wait while short ones use the processors.
 	forLong := min(len(long), (parallel+1)/2)
 	if len(short) == 0 {
 		forLong = parallel
 	}
-	r.run(ctx, long, forLong, 1, earlier(until, longest))
+	r.run(ctx, long, forLong, 1, earlier(until, longTime))
 	forShort := max(1, parallel-forLong)
 	r.run(ctx, short, forShort, max(1, min(batchSize, len(short)/forShort)), until)
 	r.workers.Wait()

@@ -47,6 +47,9 @@ func newSpec(name string) Spec {
 // long are the groups of long specs, and those marked so; there are a few short ones among them.
 var long = regexp.MustCompile(`\[Slow\]|Probing (container|restartable)`)
 
+// longest are those of the long ones that take twenty minutes and more. They begin first: nothing else takes a run so long.
+var longest = regexp.MustCompile(`back-off.*\[Slow\]`)
+
 // report is the part of Ginkgo's report that is of interest here.
 type report struct {
 	SpecReports []struct {
