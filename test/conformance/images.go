@@ -92,9 +92,11 @@ func (m maker) specs() (map[string]ociimage.Spec, error) {
 		registry + "busybox":           shell,
 		registry + "glibc-dns-testing": glibc,
 		registry + "kitten":            kitten,
-		registry + "nonroot":           nonroot,
-		registry + "nonewprivs":        privileges,
-		"registry.k8s.io/pause":        {Files: map[string]string{"/pause": filepath.Join(m.root, "bin", "pause")}, Entrypoint: []string{"/pause"}},
+		// No spec asks it for a page; one changes a container's image to it.
+		registry + "nginx":      shell,
+		registry + "nonroot":    nonroot,
+		registry + "nonewprivs": privileges,
+		"registry.k8s.io/pause": {Files: map[string]string{"/pause": filepath.Join(m.root, "bin", "pause")}, Entrypoint: []string{"/pause"}},
 	}, nil
 }
 
