@@ -3,12 +3,14 @@ package provider
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -38,6 +40,10 @@ func (p *Provider) finish(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Ce
 // end carries out the deletion of a pod that has not ended yet.
 func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell) (reconcile.Result, error) {
 	if cell == nil {
+		has, err := p.hasCell(ctx, pod)
+		if has || err != nil {
+			return reconcile.Result{RequeueAfter: conflictRecheck}, err
+		}
 		return reconcile.Result{}, p.deletePod(ctx, pod)
 	}
 	switch {
@@ -68,6 +74,16 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 	}
 	p.unresponsive(pod, cell)
 	return reconcile.Result{}, p.deleteCell(ctx, cell, "its kubelet did not end the pod in time", false)
+}
+
+// hasCell asks the API server itself whether the pod has a cell that the cache
+// does not know. One that another Kip made may run the pod already.
+func (p *Provider) hasCell(ctx context.Context, pod *corev1.Pod) (bool, error) {
+	var cells v1beta1.CellList
+	if err := p.Live.List(ctx, &cells, client.MatchingLabels{v1beta1.LabelNode: p.NodeName}); err != nil {
+		return false, fmt.Errorf("looking for a cell of the deleted pod: %w", err)
+	}
+	return slices.ContainsFunc(cells.Items, func(c v1beta1.Cell) bool { return c.Spec.Pod != nil && c.Spec.Pod.UID == pod.UID }), nil
 }
 
 func (p *Provider) unresponsive(pod *corev1.Pod, cell *v1beta1.Cell) {

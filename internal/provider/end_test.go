@@ -449,3 +449,23 @@ func TestErrorsAreTriedAgain(t *testing.T) {
 		}
 	}
 }
+
+// TestDeletedPodWhoseCellIsNotInTheCache: another Kip made the cell, and the pod
+// may run in it.
+func TestDeletedPodWhoseCellIsNotInTheCache(t *testing.T) {
+	w := newWorld(t)
+	w.running()
+	w.deletePod(30 * time.Second)
+	w.staleCells = []v1beta1.Cell{}
+	if r := w.must(); w.pod() == nil || r.RequeueAfter == 0 {
+		t.Fatal("the pod was removed while its cell is there")
+	}
+	w.staleCells = nil
+	w.report(statusOf(corev1.PodSucceeded))
+	w.settle()
+	w.terminated()
+	w.settle()
+	if w.pod() != nil {
+		t.Error("the pod is still there")
+	}
+}

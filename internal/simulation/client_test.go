@@ -3,7 +3,6 @@ package simulation
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,13 +61,10 @@ type kipClient struct {
 	looks bool
 	// live reads past the cache.
 	live bool
-
-	mu   *sync.Mutex
-	seen map[types.UID]bool
 }
 
 func (k *kip) client(who string) *kipClient {
-	return &kipClient{kip: k, who: who, mu: &sync.Mutex{}, seen: map[types.UID]bool{}}
+	return &kipClient{kip: k, who: who}
 }
 
 // liveReader reads past the cache.
@@ -86,10 +82,7 @@ func (c *kipClient) step(ctx context.Context, what string) error {
 		return errKilled
 	}
 	id := controller.ReconcileIDFromContext(ctx)
-	c.mu.Lock()
-	again := id != "" && c.seen[id]
-	c.seen[id] = true
-	c.mu.Unlock()
+	again := id != "" && c.kip.begins(id, what)
 	if again || id == "" && (!c.looks || ctx == context.Background()) {
 		return nil
 	}
@@ -99,6 +92,24 @@ func (c *kipClient) step(ctx context.Context, what string) error {
 	}
 	_, err := ask(ctx, c.kip, who+" looks at "+what, inside, func() (struct{}, error) { return struct{}{}, nil })
 	return err
+}
+
+// begins notes what a reconciliation is about: what it looks at first. It is true
+// if that is known.
+func (k *kip) begins(id types.UID, what string) (again bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, again = k.about[id]; !again {
+		k.about[id] = what
+	}
+	return again
+}
+
+// aboutOf is what the reconciliation is about that a context is of.
+func (k *kip) aboutOf(ctx context.Context) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.about[controller.ReconcileIDFromContext(ctx)]
 }
 
 // partKey is of the part of Kip that a context came from.
@@ -122,6 +133,16 @@ func (c *kipClient) Get(ctx context.Context, key client.ObjectKey, o client.Obje
 }
 
 func (c *kipClient) List(ctx context.Context, l client.ObjectList, opts ...client.ListOption) error {
+	if c.live {
+		k := kindOfList(l)
+		found, err := ask(ctx, c.kip, fmt.Sprintf("%s lists %s because of %s", c.who, k, c.kip.aboutOf(ctx)), toAPI, func() ([]client.Object, error) {
+			return c.kip.world.api.list(k), nil
+		})
+		if err == nil {
+			copyList(found, l)
+		}
+		return err
+	}
 	if err := c.step(ctx, "all "+string(kindOfList(l))); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
@@ -53,6 +54,10 @@ type kip struct {
 	node   *nodes
 
 	provider *provider.Provider
+
+	mu sync.Mutex
+	// about is what reconciliations are about.
+	about map[types.UID]string
 
 	// frozen: nothing that it asked for goes on before.
 	frozen time.Time
@@ -95,7 +100,7 @@ func (w *world) alive() []*kip {
 // start starts another Kip, which remembers nothing.
 func (w *world) start() {
 	ctx, cancel := context.WithCancel(w.t.Context())
-	k := &kip{world: w, number: len(w.kips), clock: &wallClock{world: w}, node: &nodes{}, gone: make(chan struct{}), cancel: cancel}
+	k := &kip{world: w, number: len(w.kips), clock: &wallClock{world: w}, node: &nodes{}, about: map[types.UID]string{}, gone: make(chan struct{}), cancel: cancel}
 	k.cache = newView(k)
 	w.kips = append(w.kips, k)
 	w.tell("kip%d starts", k.number)
