@@ -199,6 +199,48 @@ func TestRecordLost(t *testing.T) {
 	}
 }
 
+// TestGivenUpWithoutAnswer: an intent was given up, the answer to that was lost,
+// and the cache still shows the intent.
+func TestGivenUpWithoutAnswer(t *testing.T) {
+	w := newWorld(t)
+	writes := 0
+	var stale *v1beta1.Cell
+	w.kip.cfg.Client = interceptor.NewClient(w.kip.cfg.Client.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, o client.Object, opts ...client.GetOption) error {
+			if cell, ok := o.(*v1beta1.Cell); ok && stale != nil {
+				stale.DeepCopyInto(cell)
+				return nil
+			}
+			return c.Get(ctx, key, o, opts...)
+		},
+		SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			writes++
+			if writes == 2 { // after the intent
+				stale = w.cell()
+			}
+			err := c.SubResource(sub).Patch(ctx, o, p, opts...)
+			if writes == 2 {
+				return errors.New("connection reset")
+			}
+			return err
+		},
+	})
+	w.add()
+	w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Create, Times: 1, Err: refusal(cloudprovider.Denied)})
+	if _, err := w.reconcile(); err == nil || w.cell().Status.Phase != v1beta1.CellPending {
+		t.Fatalf("%v, phase %s; want an intent given up without an answer", err, w.cell().Status.Phase)
+	}
+	w.must()
+	if n := len(w.cloud.All()); n != 0 {
+		t.Fatalf("%d instances launched for an intent that was given up", n)
+	}
+	stale = nil
+	w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
+	if n := len(w.cloud.All()); n != 1 {
+		t.Errorf("%d instances", n)
+	}
+}
+
 // TestRequestStillOnItsWay: a dead Kip's request reaches the cloud after the
 // next Kip looked and found nothing.
 func TestRequestStillOnItsWay(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -184,7 +183,6 @@ func (r *Reconciler) intend(ctx context.Context, s *scope, launch *v1beta1.Launc
 	s.condition(metav1.ConditionFalse, v1beta1.ReasonLaunching, "launching "+describe(launch))
 	s.mem.token, s.mem.ambiguous = "", false
 	if err := r.write(ctx, s); err != nil {
-		s.mem.doubtful = !apierrors.IsConflict(err) && !apierrors.IsNotFound(err)
 		return err
 	}
 	s.mem.token = s.token()

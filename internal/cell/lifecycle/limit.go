@@ -81,8 +81,9 @@ func (r *Reconciler) vanished(ctx context.Context, name string) (reconcile.Resul
 	return reconcile.Result{}, nil
 }
 
-// settled reports that the Cell is as the API server has it, after an intent was
-// written without an answer. Until then its claim stands.
+// settled reports that the Cell is as the API server has it, after its status was
+// written without an answer. Until then its claim stands, and nothing is done: an
+// intent that was given up must not be launched.
 func (r *Reconciler) settled(ctx context.Context, s *scope) (bool, error) {
 	if !s.mem.doubtful {
 		return true, nil

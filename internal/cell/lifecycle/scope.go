@@ -7,6 +7,7 @@ import (
 	"time"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,7 +36,8 @@ type memory struct {
 	// phase is what the gauge counts the Cell under.
 	phase v1beta1.CellPhase
 
-	// doubtful: an intent was written without an answer.
+	// doubtful: the status was written without an answer, so the Cell may not be
+	// as we last knew it, and the cache behind.
 	doubtful bool
 	// token is the ClientToken of the last intent that this process wrote.
 	token string
@@ -158,6 +160,7 @@ func (r *Reconciler) write(ctx context.Context, s *scope) error {
 	}
 	patch := client.MergeFromWithOptions(s.base, client.MergeFromWithOptimisticLock{})
 	if err := r.cfg.Client.Status().Patch(ctx, s.cell, patch); err != nil {
+		s.mem.doubtful = !apierrors.IsConflict(err) && !apierrors.IsNotFound(err)
 		return fmt.Errorf("writing status of cell %s: %w", s.cell.Name, err)
 	}
 	s.written()
