@@ -107,10 +107,16 @@ SEEDS     ?= 10000
 SEED_BASE ?= 1
 SEED      ?=
 
-.PHONY: simulate
+# How many histories there are to find each planted bug.
+MUTATION_SEEDS ?= 500
+
+.PHONY: simulate simulate-mutations
 simulate: ## Kip in a world of faults, SEEDS times from SEED_BASE on, or once and in full with SEED
 	KIP_SIMULATION_SEEDS=$(SEEDS) KIP_SIMULATION_BASE=$(SEED_BASE) KIP_SIMULATION_SEED=$(SEED) GOGC=400 CGO_ENABLED=0 \
 		go test ./internal/simulation -run 'TestSimulation$$' -count=1 -v -timeout 24h
+
+simulate-mutations: ## Plant bugs in Kip, one after the other, and see that the simulation finds each
+	KIP_SIMULATION_MUTATIONS=$(MUTATION_SEEDS) GOGC=400 CGO_ENABLED=0 go test ./internal/simulation -run 'TestMutations$$' -count=1 -v -timeout 24h
 
 # Where KVM does not work this takes about ten minutes: one virtual machine at a time.
 test-vm: deps deps-test cell-image stock-image ## Tests of cells that are virtual machines (Linux on amd64, root)

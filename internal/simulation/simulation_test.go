@@ -115,7 +115,8 @@ func number(name string, otherwise int) int {
 }
 
 // TestSimulation runs many seeds, or with KIP_SIMULATION_SEED one, and prints
-// what happens.
+// what happens. With KIP_SIMULATION_FIRST the first that finds something is the
+// last.
 func TestSimulation(t *testing.T) {
 	if os.Getenv("KIP_SIMULATION_SEED") != "" {
 		for _, v := range simulate(t, uint64(number("KIP_SIMULATION_SEED", 0)), false, true).violations {
@@ -132,6 +133,9 @@ func TestSimulation(t *testing.T) {
 		if len(r.violations) > 0 {
 			failed++
 			t.Errorf("seed %d: %s (and %d more)\n\tmake simulate SEED=%d", seed, r.violations[0], len(r.violations)-1, seed)
+		}
+		if failed > 0 && os.Getenv("KIP_SIMULATION_FIRST") != "" {
+			return
 		}
 		if n%500 == 0 || n == seeds {
 			fmt.Printf("%d of %d seeds, %d steps, %d seeds with violations, %s\n", n, seeds, steps, failed, time.Since(began).Round(time.Second))
