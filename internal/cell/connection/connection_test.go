@@ -209,6 +209,33 @@ func TestEnrolledWithoutKip(t *testing.T) {
 
 // Kip dies, or its call fails, before or after each call of an enrolment. The
 // next Kip, or the next attempt, finishes it with the same key.
+// A cell that was given up, which the cache does not know yet, takes no pod any
+// more: what becomes of that was decided as of one that never ran.
+func TestNoEnrolmentInACellThatEnds(t *testing.T) {
+	noLeak(t)
+	w := newWorld(t)
+	a := w.agent(cellName, "", &memoryStore{})
+	w.addCell(cellName, a.addr)
+	before := w.cell(cellName)
+	w.changeStatus(cellName, func(s *v1beta1.CellStatus) { s.Phase = v1beta1.CellTerminating })
+	k := w.start(func(cfg *Config) {
+		cfg.Client = w.intercepted(interceptor.Funcs{
+			Get: func(_ context.Context, _ client.WithWatch, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+				before.DeepCopyInto(obj.(*v1beta1.Cell))
+				return nil
+			},
+		})
+	})
+	k.reconcile(cellName)
+	eventually(t, "it is not enrolled", func() bool {
+		_, err := k.Transport(cellName)
+		return err != nil && strings.Contains(err.Error(), errCellEnds.Error())
+	})
+	if w.cell(cellName).Status.Enrolment != nil {
+		t.Error("the cell was enrolled")
+	}
+}
+
 func TestFaultsWhileEnrolling(t *testing.T) {
 	conflict := apierrors.NewConflict(schema.GroupResource{Resource: "cells"}, cellName, errors.New("written by another"))
 	away := errors.New("the API server is away")

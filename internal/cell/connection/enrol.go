@@ -23,6 +23,10 @@ const maxConflicts = 5
 // errOtherKey: a key other than the one that enrolled wants to enrol.
 var errOtherKey = errors.New("another key enrolled for this cell before")
 
+// errCellEnds: the Cell was deleted or given up before anybody enrolled, and its
+// pod decided about as one that no kubelet has seen.
+var errCellEnds = errors.New("the Cell ends")
+
 // errCellGone: the Cell object that the session is for does not exist any more.
 var errCellGone = errors.New("the Cell was deleted")
 
@@ -112,6 +116,9 @@ func (s *session) record(ctx context.Context, keySHA256 string) error {
 				return fmt.Errorf("%w: %s, and now %s", errOtherKey, e.KeySHA256, keySHA256)
 			}
 			return nil
+		}
+		if cell.DeletionTimestamp != nil || cell.Status.Phase == v1beta1.CellTerminating {
+			return errCellEnds
 		}
 		base := cell.DeepCopy()
 		cell.Status.Enrolment = &v1beta1.EnrolmentStatus{KeySHA256: keySHA256, Time: metav1.NewTime(s.m.cfg.Clock.Now())}
