@@ -24,8 +24,8 @@ type mutation struct {
 var mutations = map[string]mutation{
 	"intent not written": {
 		reason: "the launch must be on record before the cloud is asked", file: "cell/lifecycle/launch.go",
-		old: "	if err := r.write(ctx, s); err != nil {\n		s.mem.doubtful =",
-		new: "	if err := error(nil); err != nil {\n		s.mem.doubtful =",
+		old: "	if err := r.write(ctx, s); err != nil {\n		return err\n	}\n	s.mem.token = s.token()",
+		new: "	s.mem.token = s.token()",
 	},
 	"another token for each call": {
 		reason: "a launch that is repeated is the same one", file: "cell/lifecycle/scope.go",
@@ -77,11 +77,6 @@ var mutations = map[string]mutation{
 		old: "left > 0 {\n		return reconcile.Result{RequeueAfter: left}, nil\n	}\n	r.metrics.bootTimeouts.Inc()",
 		new: "left > 0 || true {\n		return reconcile.Result{RequeueAfter: time.Minute}, nil\n	}\n	r.metrics.bootTimeouts.Inc()",
 	},
-	"given up is gone": {
-		reason: "what was given up may run until its instance is proven gone", file: "cell/lifecycle/fail.go",
-		old: "	if rest > 0 {",
-		new: "	if rest > 9 {",
-	},
 	"the next cell at once": {
 		reason: "the pod may still run in the cell that ends", file: "provider/reconcile.go",
 		old: "		default:\n			own = append(own, c)",
@@ -96,16 +91,6 @@ var mutations = map[string]mutation{
 		reason: "the successor of its name must not run beside it", file: "provider/end.go",
 		old: "	case cell.DeletionTimestamp != nil:\n		// The pod stays until its instance is proven gone: its successor, of the\n		// same name in a StatefulSet, must not run beside it.\n		return reconcile.Result{}, nil",
 		new: "	case cell.DeletionTimestamp != nil:\n		return reconcile.Result{}, p.deletePod(ctx, pod)",
-	},
-	"the Cell goes before the final status": {
-		reason: "a Kip that dies in between must not find an unfinished pod without a Cell", file: "provider/reconcile.go",
-		old: "	case terminal(pod.Status.Phase):\n		return p.finish",
-		new: "	case terminal(pod.Status.Phase) || p.known(pod.UID).over():\n		return p.finish",
-	},
-	"the cache is believed": {
-		reason: "a cache that lags must not end a running pod", file: "provider/end.go",
-		old: "	err := p.Live.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, &pod)",
-		new: "	err := p.Client.Get(ctx, types.NamespacedName{Namespace: ref.Namespace, Name: ref.Name}, &pod)",
 	},
 	"not in the cache is gone": {
 		reason: "a kubelet that is told that it has no pod ends the one it has", file: "provider/gateway.go",
@@ -126,11 +111,6 @@ var mutations = map[string]mutation{
 		reason: "whatever its policy, a pod that never ran is launched again", file: "provider/reconcile.go",
 		old: "	return pod.Spec.RestartPolicy != corev1.RestartPolicyNever || !started(status)",
 		new: "	return pod.Spec.RestartPolicy == corev1.RestartPolicyAlways",
-	},
-	"an end is taken back": {
-		reason: "a final status stands", file: "provider/library.go",
-		old: "if update.UID != pod.UID || terminal(update.Status.Phase) {",
-		new: "if update.UID != pod.UID {",
 	},
 	"no grace period": {
 		reason: "a kubelet is given up only when the grace period is over", file: "provider/end.go",
@@ -161,11 +141,6 @@ var mutations = map[string]mutation{
 		reason: "a cell is given up when it was silent for long enough", file: "cell/health/judge.go",
 		old: "	case lasts < timeout, now.Sub(v.from) < timeout && !impaired:",
 		new: "	case lasts < timeout/20 && !impaired:",
-	},
-	"nobody is given up": {
-		reason: "a cell that hangs is replaced", file: "cell/health/judge.go",
-		old: "	case lasts < timeout, now.Sub(v.from) < timeout && !impaired:",
-		new: "	case true || impaired:",
 	},
 	"watches sleep": {
 		reason: "a kubelet hears of a change at once, or never", file: "provider/watch.go",
