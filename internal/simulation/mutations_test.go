@@ -92,11 +92,6 @@ var mutations = map[string]mutation{
 		old: "	case cell.DeletionTimestamp != nil:\n		// The pod stays until its instance is proven gone: its successor, of the\n		// same name in a StatefulSet, must not run beside it.\n		return reconcile.Result{}, nil",
 		new: "	case cell.DeletionTimestamp != nil:\n		return reconcile.Result{}, p.deletePod(ctx, pod)",
 	},
-	"not in the cache is gone": {
-		reason: "a kubelet that is told that it has no pod ends the one it has", file: "provider/gateway.go",
-		old: "		if !gone {\n			return gateway.Cell{}, false\n		}",
-		new: "		_ = gone",
-	},
 	"two cells see the pod": {
 		reason: "what is made ahead waits until the pod has ended in the other cell", file: "provider/gateway.go",
 		old: "	if wait, err := p.waits(cell); wait || err != nil {",
@@ -141,11 +136,6 @@ var mutations = map[string]mutation{
 		reason: "a cell is given up when it was silent for long enough", file: "cell/health/judge.go",
 		old: "	case lasts < timeout, now.Sub(v.from) < timeout && !impaired:",
 		new: "	case lasts < timeout/20 && !impaired:",
-	},
-	"watches sleep": {
-		reason: "a kubelet hears of a change at once, or never", file: "provider/watch.go",
-		old: "	for cell := range p.cells[pod] {\n		p.wake(cell)\n	}",
-		new: "",
 	},
 }
 
