@@ -78,7 +78,7 @@ func destroyCluster(ctx context.Context, state string, c cluster) error {
 }
 
 func removeMachines(ctx context.Context, state string, c cluster, network *vpcnet.Network) error {
-	hypervisors, err := openHypervisors(state, c, network, netip.Addr{}, 0)
+	hypervisors, err := openHypervisors(serveOptions{state: state}, c, network, netip.Addr{})
 	if err != nil {
 		return err
 	}

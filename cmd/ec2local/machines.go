@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"time"
 
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/hollow"
@@ -49,7 +48,7 @@ func openMachines(ctx context.Context, o serveOptions, c cluster) (*machines, er
 			return nil, errors.Join(fmt.Errorf("--nameserver: %w", err), network.Close())
 		}
 	}
-	hypervisors, err := openHypervisors(o.state, c, network, nameserver, o.grace)
+	hypervisors, err := openHypervisors(o, c, network, nameserver)
 	if err != nil {
 		return nil, errors.Join(err, network.Close())
 	}
@@ -84,15 +83,15 @@ type hypervisors struct {
 	computers  *vm.Hypervisor
 }
 
-func openHypervisors(state string, c cluster, network *vpcnet.Network, nameserver netip.Addr, grace time.Duration) (hypervisors, error) {
+func openHypervisors(o serveOptions, c cluster, network *vpcnet.Network, nameserver netip.Addr) (hypervisors, error) {
 	containers, err := container.New(container.Config{
-		StateDir: state, Cluster: c.Name, Network: network, Nameserver: nameserver, PowerOffGrace: grace, Logger: slog.Default(),
+		StateDir: o.state, Cluster: c.Name, Network: network, Nameserver: nameserver, Shares: o.shares, PowerOffGrace: o.grace, Logger: slog.Default(),
 	})
 	if err != nil {
 		return hypervisors{}, err
 	}
 	computers, err := vm.New(vm.Config{
-		Dir: filepath.Join(state, computersDir), Network: network, Nameserver: nameserver, PowerOffGrace: grace, Logger: slog.Default(),
+		Dir: filepath.Join(o.state, computersDir), Network: network, Nameserver: nameserver, PowerOffGrace: o.grace, Logger: slog.Default(),
 	})
 	if err != nil {
 		containers.Close()

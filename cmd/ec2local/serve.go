@@ -27,6 +27,7 @@ type serveOptions struct {
 	listen           []string
 	issuerKeys       map[string]string
 	eksClusters      map[string]string
+	shares           map[string]string
 	delays           cloud.Delays
 	lag              cloud.Lag
 	grace            time.Duration
@@ -56,6 +57,7 @@ func serveCommand() *cobra.Command {
 	f.StringToStringVar(&o.eksClusters, "eks-clusters", nil, "EKS clusters that there are, as NAME=URL of who issues its tokens; repeatable")
 	f.StringVar(&o.ecrImages, "ecr-images", "", "URL of the registry, open to everybody, that stores the images of the account's ECR")
 	f.StringVar(&o.nameserver, "nameserver", "", "name server of machines whose image brings none (default: the host's address in the VPC)")
+	f.StringToStringVar(&o.shares, "share", nil, "directory of the host that containers, not virtual machines, see read-only, as PATH=DIRECTORY: what they would mount from a file server; repeatable")
 	f.DurationVar(&o.delays.Boot, "boot-delay", 0, "time in pending before an instance is started")
 	f.DurationVar(&o.delays.Terminate, "terminate-delay", time.Second, "least time in shutting-down")
 	f.DurationVar(&o.delays.Stop, "stop-delay", time.Second, "least time in stopping")
@@ -89,6 +91,11 @@ func serve(ctx context.Context, o serveOptions) (err error) {
 	for _, dir := range []*string{&o.state, &o.images} {
 		if *dir, err = filepath.Abs(*dir); err != nil {
 			return err
+		}
+	}
+	for path, dir := range o.shares {
+		if !filepath.IsAbs(path) || !filepath.IsAbs(dir) {
+			return fmt.Errorf("--share is %s=%s; it takes two absolute paths", path, dir)
 		}
 	}
 	held, err := lock(o.state)

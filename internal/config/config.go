@@ -224,7 +224,8 @@ type Software struct {
 
 // ImageCache is a share that the image cache's controller fills.
 type ImageCache struct {
-	// Endpoint is the NFS server and the path that it exports ("server:/path").
+	// Endpoint is the NFS server and the path that it exports ("server:/path"),
+	// or the directory where cells have the share already ("/path").
 	Endpoint string `json:"endpoint"`
 }
 

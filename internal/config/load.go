@@ -144,8 +144,12 @@ func (c *Config) validate() error {
 	c.Cells.validateHealth(bad)
 	c.Cells.validateSoftware(bad)
 	if cache := c.Cells.ImageCache; cache != nil {
-		if server, path, ok := strings.Cut(cache.Endpoint, ":/"); !ok || server == "" || strings.ContainsAny(cache.Endpoint, " ,\n") {
-			bad("cells.imageCache.endpoint", "%q is not an NFS server and a path, such as fs-92e61897.efs.us-west-2.amazonaws.com:/", cache.Endpoint)
+		server, path, remote := strings.Cut(cache.Endpoint, ":/")
+		if !remote {
+			path = server
+		}
+		if server == "" || !remote && !strings.HasPrefix(path, "/") || strings.ContainsAny(cache.Endpoint, " ,\n") {
+			bad("cells.imageCache.endpoint", "%q is neither an NFS server and a path, such as fs-92e61897.efs.us-west-2.amazonaws.com:/, nor a directory of cells, such as /srv/images", cache.Endpoint)
 		} else if strings.Contains("/"+path+"/", "/../") {
 			bad("cells.imageCache.endpoint", "%q has .. in its path", cache.Endpoint)
 		}

@@ -33,6 +33,9 @@ type Config struct {
 	Network *vpcnet.Network
 	// Nameserver is what an image without its own /etc/resolv.conf uses. Optional.
 	Nameserver netip.Addr
+	// Shares are directories of the host that every machine sees, read-only, by their path in the machine: what a
+	// computer would mount from a file server, where the host's kernel has no client for one. Optional.
+	Shares map[string]string
 	// PowerOffGrace is how long init has to end when it is asked to. Default 10 s.
 	PowerOffGrace time.Duration
 	// Logger is told of machines that start and end. Default slog.Default.

@@ -183,6 +183,35 @@ func TestHostIsProtected(t *testing.T) {
 	}
 }
 
+// TestShares: a machine sees what the host puts into a directory meanwhile, and can change none of it.
+func TestShares(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	w.h.Close()
+	w.config.Shares = map[string]string{"/srv/share": dir, "/run/share": dir}
+	w.open(t)
+	m := w.start(t, 1)
+	guest(t, m)
+	if err := os.WriteFile(filepath.Join(dir, "file"), []byte("new"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for at := range w.config.Shares {
+		if got := mustAsk(t, m, "/read", url.Values{"path": {at + "/file"}}); got != "new" {
+			t.Errorf("%s/file is %q in the machine", at, got)
+		}
+		if _, err := ask(m, "/write", url.Values{"path": {at + "/file"}, "value": {"changed"}}); err == nil {
+			t.Errorf("the machine wrote to %s", at)
+		}
+	}
+	// Not with its disk, either.
+	if err := w.h.Remove(t.Context(), m.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(got) != "new" {
+		t.Errorf("after the machine's end the host's file is %q, %v", got, err)
+	}
+}
+
 // hostDisk is the device that the host's root is on, if it is one.
 func hostDisk(t *testing.T) (device uint64, ok bool) {
 	t.Helper()

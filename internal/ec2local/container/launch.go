@@ -27,6 +27,8 @@ type plan struct {
 	// Merged are directories of the image, by their path in the machine, where they lie over the host's directory of
 	// the same name, read-only as well.
 	Merged map[string]string
+	// Shares are as in Config.
+	Shares map[string]string
 	// KernelDir holds files that hide the kernel's, by the name they have below /.
 	KernelDir   string
 	KernelFiles []string
@@ -45,6 +47,7 @@ func (h *Hypervisor) plan(m machine.Spec, kernelFiles []string) plan {
 		Root:        filepath.Join(h.keeper.Dir(m.ID), rootDir),
 		Binds:       map[string]string{},
 		Merged:      map[string]string{},
+		Shares:      h.config.Shares,
 		CgroupsV1:   map[string]string{},
 		KernelDir:   filepath.Join(h.keeper.Dir(m.ID), kernelDir),
 		KernelFiles: kernelFiles,

@@ -61,7 +61,7 @@ func mountAll(p plan) error {
 			return err
 		}
 	}
-	steps := []func(plan) error{mountKernel, mountDev, mountRun, mountUncovered, mountCgroups, hideKernelFiles}
+	steps := []func(plan) error{mountKernel, mountDev, mountRun, mountShares, mountUncovered, mountCgroups, hideKernelFiles}
 	for _, step := range steps {
 		if err := step(p); err != nil {
 			return err
@@ -121,6 +121,21 @@ func mountDev(p plan) error {
 // mountRun makes /run empty at each start.
 func mountRun(p plan) error {
 	return mount("tmpfs", filepath.Join(p.Root, "run"), "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
+}
+
+// mountShares makes directories of the host appear where a computer would have mounted those of a file server. It comes
+// after /run, below which they may be.
+func mountShares(p plan) error {
+	for name, from := range p.Shares {
+		at := filepath.Join(p.Root, name)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			return err
+		}
+		if err := bindReadOnly(from, at); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountUncovered mounts /proc and /sys a second time, aside, with nothing over them. Of a user namespace, such as that of
