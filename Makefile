@@ -17,9 +17,11 @@ help: ## Print this
 
 # What cells are: container, or vm for virtual machines.
 CELLS ?= container
+# Anything here, and there is an image cache.
+IMAGE_CACHE ?=
 
 up: deps tools build $(if $(filter vm,$(CELLS)),cell-image) ## Start Kubernetes, an EC2 endpoint, Kip and an example on them
-	bin/kip-local up --cells=$(CELLS)
+	bin/kip-local up --cells=$(CELLS) $(if $(IMAGE_CACHE),--image-cache)
 
 down: build ## End all of it and leave nothing behind
 	bin/kip-local down

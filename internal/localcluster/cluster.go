@@ -44,6 +44,9 @@ type Config struct {
 	// Cells is what cells are, by default CellsContainer. Up brings a change
 	// into effect for new ones.
 	Cells CellKind
+	// ImageCache: cells mount layers of images from a directory of this machine
+	// instead of pulling them. Only container cells do.
+	ImageCache bool
 	// Unthrottled: the cloud answers any number of requests. EC2 does not.
 	Unthrottled bool
 	// Audit: the API server writes down what Kip asks of it, for itself and for
@@ -137,13 +140,16 @@ func (c *Cluster) Client() (*rest.Config, kubernetes.Interface, error) {
 
 // all are the cluster's processes in the order in which they are started.
 func (c *Cluster) all() []process {
-	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.metricsServer(), c.kip()}
+	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.metricsServer(), c.kip(), c.imageCache()}
 }
 
 // Up starts what does not run and replaces what changed.
 func (c *Cluster) Up(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return errors.New("a local cluster makes network namespaces and containers: run it as root")
+	}
+	if err := c.checkImageCache(); err != nil {
+		return err
 	}
 	if err := c.prepare(); err != nil {
 		return err
@@ -152,7 +158,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
 		c.install,
 		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns), c.ensure(c.metricsServer),
-		c.pushImages, c.pushSoftware, c.ensureNode, c.startKip,
+		c.pushImages, c.pushSoftware, c.ensureNode, c.startKip, c.startImageCache,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -175,7 +181,7 @@ func (c *Cluster) prepare() error {
 			return fmt.Errorf("writing %s: %w", file, err)
 		}
 	}
-	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.writeAuditPolicy, c.makeCellImage} {
+	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.writeAuditPolicy, c.makeShare, c.makeCellImage} {
 		if err := write(); err != nil {
 			return err
 		}
@@ -224,19 +230,8 @@ const tokenSeconds = int64(365 * 24 * 3600)
 // configureProcess writes what Kip as a process is started with: tokens of its
 // service account for the API server and for AWS, and provider.yaml.
 func (c *Cluster) configureProcess(ctx context.Context, vpc string) error {
-	_, client, err := c.Client()
-	if err != nil {
-		return err
-	}
 	for file, audiences := range map[string][]string{"kip.token": nil, "kip-aws.token": {"sts.amazonaws.com"}} {
-		seconds := tokenSeconds
-		token, err := client.CoreV1().ServiceAccounts(kipNamespace).CreateToken(ctx, kipAccount, &authenticationv1.TokenRequest{
-			Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds, Audiences: audiences},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			return fmt.Errorf("getting a token for Kip's service account: %w", err)
-		}
-		if err := writeFile(c.path(file), []byte(token.Status.Token), 0o600); err != nil {
+		if err := c.writeToken(ctx, kipAccount, file, audiences...); err != nil {
 			return err
 		}
 	}
@@ -244,6 +239,22 @@ func (c *Cluster) configureProcess(ctx context.Context, vpc string) error {
 		return err
 	}
 	return c.writeProviderConfig(vpc, c.ec2URL())
+}
+
+// writeToken gets a token for a service account of Kip's namespace.
+func (c *Cluster) writeToken(ctx context.Context, account, file string, audiences ...string) error {
+	_, client, err := c.Client()
+	if err != nil {
+		return err
+	}
+	seconds := tokenSeconds
+	token, err := client.CoreV1().ServiceAccounts(kipNamespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds, Audiences: audiences},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("getting a token for service account %s: %w", account, err)
+	}
+	return writeFile(c.path(file), []byte(token.Status.Token), 0o600)
 }
 
 // Down ends the cluster: Kip first, so that it launches nothing more, then the
@@ -308,6 +319,10 @@ func (c *Cluster) Status(ctx context.Context) ([]ComponentStatus, error) {
 		if alive {
 			s.PID, s.Since = r.PID, r.Started
 			s.Ready = p.Ready(probe)
+		} else if p.Name == ImageCache && r.PID == 0 {
+			// It was not asked for.
+			cancel()
+			continue
 		} else if p.Name == Kip {
 			// An API server that does not answer is told of already.
 			if pod, err := c.podStatus(probe); err == nil && pod != nil {

@@ -112,7 +112,11 @@ machines that boot the image of make cell-image; where KVM does not work they
 are emulated, and a pod takes a minute to start. With --cells=stock they boot
 what stands for Amazon's image for EKS nodes (make stock-image). With
 --cells=hollow, which needs --kip=process, cells only look like some to Kip and
-the API server: thousands of them cost little, and nothing runs in them.`,
+the API server: thousands of them cost little, and nothing runs in them.
+
+With --image-cache there is an image cache: a directory of this machine, the
+controller that fills it, and cells that see the directory where they would
+mount a file server's.`,
 		PreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains(kipModes, kip) {
 				return fmt.Errorf("--kip is %q; it takes %s", kip, strings.Join(kipModes, ", "))
@@ -139,6 +143,7 @@ the API server: thousands of them cost little, and nothing runs in them.`,
 	}
 	cmd.Flags().StringVar(&kip, "kip", kip, "how Kip runs: "+strings.Join(kipModes, ", "))
 	cmd.Flags().StringVar(&cells, "cells", cells, "what cells are: "+strings.Join(cellKinds, ", "))
+	cmd.Flags().BoolVar(&cfg.ImageCache, "image-cache", false, "let cells mount the layers of images instead of pulling them")
 	cmd.Flags().BoolVar(&example, "example", example, "deploy the example application and wait for it")
 	return cmd
 }

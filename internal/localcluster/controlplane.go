@@ -30,10 +30,11 @@ const (
 	MetricsServer     = "metrics-server"
 	EC2Local          = "ec2local"
 	Kip               = "kip"
+	ImageCache        = "image-cache"
 )
 
 // Components are the names of all processes in the order in which they start.
-var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, MetricsServer, Kip}
+var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, MetricsServer, Kip, ImageCache}
 
 func (c *Cluster) apiserverURL() string {
 	return fmt.Sprintf("https://%s:%d", c.settings.host(), apiserverPort)

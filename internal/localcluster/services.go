@@ -24,7 +24,7 @@ const tokenIssuer = "https://kubernetes.default.svc." + clusterDomain
 // ec2 is the cloud. It makes the cells' network, so it comes before everything
 // that listens on the machine's address in it.
 func (c *Cluster) ec2() process {
-	return process{
+	p := process{
 		Name: EC2Local, Path: c.bin("ec2local"),
 		Args: []string{
 			"serve", "--state=" + c.path("ec2"), fmt.Sprintf("--listen=127.0.0.1:%d", c.settings.EC2Port),
@@ -39,6 +39,10 @@ func (c *Cluster) ec2() process {
 		},
 		Ready: answers(c.ec2URL() + "/healthz"),
 	}
+	if c.ImageCache {
+		p.Args = append(p.Args, "--share="+shareInCells+"="+c.shareDir())
+	}
+	return p
 }
 
 // ec2URL is ec2local's for processes of this machine, ec2HostURL for pods.
@@ -92,7 +96,7 @@ func (c *Cluster) registry() process {
 }
 
 var registryConfig = template.Must(template.New("registry.yaml").Parse(`version: 0.1
-log: {level: warn, accesslog: {disabled: true}}
+log: {level: warn, accesslog: {disabled: {{not .Log}}}}
 storage:
   filesystem: {rootdirectory: {{.Root}}}
   delete: {enabled: true}
@@ -101,8 +105,10 @@ http:
 `))
 
 func (c *Cluster) writeRegistryConfig() error {
-	return writeTemplate(c.path("registry.yaml"), registryConfig, map[string]string{
+	return writeTemplate(c.path("registry.yaml"), registryConfig, map[string]any{
 		"Root": c.path("registry"), "Address": c.registryAddress(),
+		// What cells pull all the same.
+		"Log": c.ImageCache,
 	})
 }
 
@@ -197,6 +203,9 @@ cells:
 {{- end}}
   privateIPOnly: true
   defaultVolumeSize: 10Gi
+{{- if .ImageCache}}
+  imageCache: {endpoint: {{.ImageCache}}}
+{{- end}}
   registryMirrors:
   - hosts: [_default]
     endpoint: http://{{.Registry}}
@@ -209,7 +218,7 @@ func (c *Cluster) writeProviderConfig(vpcID, endpoint string) error {
 	return writeTemplate(c.path("provider.yaml"), providerConfig, map[string]any{
 		"Region": region, "EC2": endpoint, "VPC": vpcID, "Domain": clusterDomain,
 		"Host": c.settings.host(), "Registry": c.registryAddress(), "ECR": ecrHost, "ECREndpoint": c.ec2HostURL(), "Image": c.imagePrefix(), "MayBeEmulated": c.Cells == CellsVM || c.Cells == CellsStock,
-		"Software": c.software, "Hollow": c.Cells == CellsHollow,
+		"Software": c.software, "Hollow": c.Cells == CellsHollow, "ImageCache": c.cacheEndpoint(),
 	})
 }
 
