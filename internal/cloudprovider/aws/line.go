@@ -41,7 +41,11 @@ type line struct {
 	pace      *pace
 	instances *rate.Limiter // EC2's second bucket, as Kip counts it
 
-	mu      sync.Mutex
+	mu sync.Mutex
+	// beyond is how many launches that bucket had no room for, until bounded:
+	// EC2 refused one of them.
+	beyond  int
+	bounded bool
 	waiting []place
 	turns   map[types.UID]time.Time // given and not used yet
 }
@@ -101,9 +105,19 @@ func (l *line) ask(cell types.UID) (wait time.Duration) {
 	l.waiting = slices.Delete(l.waiting, i, i+1)
 	l.turns[cell] = now
 	if !l.instances.AllowN(now, 1) {
-		l.pace.atMost(launchedAtOnce.refill)
+		l.exceed()
 	}
 	return 0
+}
+
+// exceed is for a launch more than EC2 documents. Whether the account has that
+// bucket shows when it is empty: the rate falls to its refill, once, and for
+// good when EC2 refuses one of the launches that follow.
+func (l *line) exceed() {
+	if l.bounded || l.beyond == 0 {
+		l.pace.atMost(launchedAtOnce.refill)
+	}
+	l.beyond++
 }
 
 // tidy forgets whom nobody asked for any more.
@@ -137,6 +151,9 @@ func (l *line) refused(cell types.UID, kind cloudprovider.Kind) (wait time.Durat
 	}
 	switch kind {
 	case cloudprovider.Throttled:
+		if l.beyond > 0 && l.beyond < larger {
+			l.bounded = true
+		}
 		wait = min(l.pace.wait(i), awayFor)
 		mine.until = now.Add(wait + lateBy)
 	case cloudprovider.InsufficientCapacity, cloudprovider.Unsupported, cloudprovider.SubnetFull,

@@ -202,25 +202,56 @@ func TestPaceFollowsEC2(t *testing.T) {
 	}
 }
 
-// TestThousandInstances: beyond what EC2 lets be launched at once the rate is
-// the refill of that bucket, without running into it first.
+// TestThousandInstances: beyond what EC2 documents the rate is the refill of
+// that bucket, without running into it first. It stays there where EC2 shows
+// that it has the bucket.
 func TestThousandInstances(t *testing.T) {
-	l, clk := newTestLine()
-	for i := range 1000 {
-		for l.launch(name(i)) != 0 {
-			clk.Step(10 * time.Millisecond)
-		}
-		l.pace.taken(true)
-	}
-	if got := l.pace.bucket.Limit(); got <= 2 {
-		t.Errorf("rate %v before the bucket is empty", got)
-	}
-	for i := range 200 {
-		for l.launch(name(1000+i)) != 0 {
-			clk.Step(10 * time.Millisecond)
-		}
-	}
-	if got := l.pace.bucket.Limit(); got != 2 {
-		t.Errorf("rate %v, want the refill of 2", got)
+	for title, tc := range map[string]struct {
+		reason string
+		before bool // EC2 refused a launch among the first thousand
+		after  int  // which launch of those beyond it refuses; 0 for none
+		slower bool // the rate is the refill in the end
+	}{
+		"a new account":          {"EC2 has shown that it counts instances", true, 3, true},
+		"only instances counted": {"the same, where requests are plenty", false, 3, true},
+		"all buckets are larger": {"what is documented holds nobody up for long", false, 0, false},
+		"both are, and known":    {"a refusal long ago was about requests", true, 0, false},
+		"refused much later":     {"a larger bucket has an end too, which is no reason to go so slow for good", false, larger + 50, false},
+	} {
+		t.Run(title, func(t *testing.T) {
+			l, clk := newTestLine()
+			n := 0
+			launch := func(refused bool) {
+				for n++; l.launch(name(n)) != 0; {
+					clk.Step(10 * time.Millisecond)
+				}
+				if refused {
+					l.pace.tooFast(clk.Now())
+					l.refused(name(n), cloudprovider.Throttled)
+					for l.launch(name(n)) != 0 {
+						clk.Step(10 * time.Millisecond)
+					}
+				}
+				l.pace.taken(true)
+			}
+			for i := range 1000 {
+				launch(tc.before && i == 100)
+			}
+			for l.beyond == 0 { // the bucket was filled up meanwhile
+				if l.pace.bucket.Limit() <= 2 {
+					t.Fatalf("rate %v before the bucket is empty", l.pace.bucket.Limit())
+				}
+				launch(false)
+			}
+			if got := l.pace.bucket.Limit(); got < 2 || got > 3 {
+				t.Fatalf("rate %v when the bucket is empty, want the refill of 2 and no more than one call's growth", got)
+			}
+			for i := range 1000 {
+				launch(i+1 == tc.after)
+			}
+			if got := l.pace.bucket.Limit(); (got < 3) != tc.slower {
+				t.Errorf("rate %v in the end: %s", got, tc.reason)
+			}
+		})
 	}
 }

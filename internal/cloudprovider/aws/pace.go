@@ -30,6 +30,10 @@ var allowances = map[string]allowance{
 // launchedAtOnce: besides its requests EC2 counts the instances they launch.
 var launchedAtOnce = allowance{1000, 2}
 
+// larger is how many launches beyond that bucket EC2 must have taken, and
+// refused none, for the account to have a larger one.
+const larger = 100
+
 const (
 	// slowest is what pace never falls below: EC2 recovers.
 	slowest rate.Limit = 0.25
@@ -130,10 +134,9 @@ func (p *pace) tooFast(began time.Time) {
 	p.bucket.SetLimitAt(now, max(p.bucket.Limit()/2, slowest))
 }
 
-// atMost is for when a limit is known without having run into it.
+// atMost is for when a limit is expected without having run into it.
 func (p *pace) atMost(l rate.Limit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.refused = true
 	p.bucket.SetLimitAt(p.clock.Now(), min(p.bucket.Limit(), l))
 }
