@@ -47,6 +47,17 @@ type Provider interface {
 	Delete(ctx context.Context, id string) error
 }
 
+// CellsAtOnce is the most Cells that ListCells is asked about.
+const CellsAtOnce = 100
+
+// CellLister is an optional ability of a Provider: where there are thousands of
+// instances it is cheaper to look at those of which something is expected.
+type CellLister interface {
+	// ListCells is List of the instances of some Cells, at most CellsAtOnce. It
+	// costs one request.
+	ListCells(ctx context.Context, cells []types.UID) ([]Instance, error)
+}
+
 // ZoneLister is an optional ability of a Provider.
 type ZoneLister interface {
 	// Zones returns the zones in which an instance can be launched just now,

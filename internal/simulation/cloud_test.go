@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/clock"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -79,6 +80,7 @@ type kipCloud struct {
 
 var (
 	_ cloudprovider.Provider       = kipCloud{}
+	_ cloudprovider.CellLister     = kipCloud{}
 	_ cloudprovider.ZoneLister     = kipCloud{}
 	_ cloudprovider.Router         = kipCloud{}
 	_ cloudprovider.HealthReporter = kipCloud{}
@@ -100,6 +102,10 @@ func (c kipCloud) Get(ctx context.Context, id string) (*cloudprovider.Instance, 
 
 func (c kipCloud) List(ctx context.Context) ([]cloudprovider.Instance, error) {
 	return ask(ctx, c.kip, c.who+" lists instances", toCloud, func() ([]cloudprovider.Instance, error) { return c.ours.List(c.world.t.Context()) })
+}
+
+func (c kipCloud) ListCells(ctx context.Context, cells []types.UID) ([]cloudprovider.Instance, error) {
+	return ask(ctx, c.kip, c.who+" lists instances of cells", toCloud, func() ([]cloudprovider.Instance, error) { return c.ours.ListCells(c.world.t.Context(), cells) })
 }
 
 func (c kipCloud) Delete(ctx context.Context, id string) error {

@@ -44,7 +44,7 @@ var mutations = map[string]mutation{
 	},
 	"one look proves": {
 		reason: "the cloud shows a new instance late", file: "cell/lifecycle/observe.go",
-		old: "		s.mem.absentLook, s.mem.absentSince = l.number, l.began\n		return false",
+		old: "		s.mem.absentLook, s.mem.absentSince = seen.number, seen.began\n		return false",
 		new: "		return true",
 	},
 	"the Cell goes before its instance": {

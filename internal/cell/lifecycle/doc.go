@@ -11,7 +11,7 @@
 //	fail.go       the Cell was given up: end the instance, prove it is gone
 //	console.go    the last words of an instance that never enrolled
 //	terminate.go  the Cell was deleted: end the instance, prove it is gone
-//	observe.go    what the cloud says of all instances, by one List per tick
+//	observe.go    what the cloud says of instances, by one request per tick
 //
 // What makes it safe to be killed at any point:
 //

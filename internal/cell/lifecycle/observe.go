@@ -1,10 +1,12 @@
 package lifecycle
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,12 +16,16 @@ import (
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 )
 
-// How often the cloud is asked what became of the instances: one List for all
-// of them.
+// How often the cloud is asked what became of the instances.
 const (
-	hurriedLook = time.Second      // while instances come or go
-	idleLook    = 15 * time.Second // only to notice what ends by itself
-	slowestLook = time.Minute      // while List fails
+	// hurriedLook: while instances come or go, at these.
+	hurriedLook = time.Second
+	// idleLook: at all of them, to notice what ends by itself; once in this time
+	// for each pageOf instances, so that looking costs no more the more there are.
+	idleLook = 15 * time.Second
+	pageOf   = 1000
+	// slowestLook: while it fails.
+	slowestLook = time.Minute
 )
 
 // What must be true before an instance that is not found counts as not there.
@@ -32,39 +38,53 @@ const (
 	absenceGrace = 15 * time.Second
 )
 
-// look is one answer of List. It does not change.
+// look is when the cloud was asked.
 type look struct {
-	number    uint64 // 0: there was none yet
-	began     time.Time
-	instances map[string]cloudprovider.Instance
-	byCell    map[types.UID][]string // IDs
+	number uint64 // 0: it was not yet
+	began  time.Time
 }
 
-// observer holds the newest look, for all Cells.
+// sight is a Cell's instances in the newest look that would have shown them, in
+// the order of their IDs. It does not change.
+type sight struct {
+	look
+	instances []cloudprovider.Instance
+}
+
+// observer holds what was seen last, of all Cells.
 type observer struct {
 	cloud cloudprovider.Provider
+	// some is nil if the cloud can only be asked for all instances.
+	some  cloudprovider.CellLister
 	clock clock.PassiveClock
 
-	mu     sync.Mutex
-	begun  uint64
-	newest *look
-	moving map[types.UID]bool // Cells in transition
+	mu    sync.Mutex
+	begun uint64
+	// all is the newest look at all instances. cells has what was seen in it or
+	// since; a Cell that is not there had no instance in it.
+	all   look
+	cells map[types.UID]sight
+	// moving are Cells in transition, and the last look that was at them.
+	moving map[types.UID]uint64
 	poke   chan struct{}
 }
 
 func newObserver(cloud cloudprovider.Provider, clk clock.PassiveClock) *observer {
-	return &observer{cloud: cloud, clock: clk, newest: &look{}, moving: map[types.UID]bool{}, poke: make(chan struct{}, 1)}
+	some, _ := cloud.(cloudprovider.CellLister)
+	return &observer{cloud: cloud, some: some, clock: clk, cells: map[types.UID]sight{}, moving: map[types.UID]uint64{}, poke: make(chan struct{}, 1)}
 }
 
 // transitional says whether something about the Cell's instance is about to
 // change.
 func (o *observer) transitional(uid types.UID, yes bool) {
 	o.mu.Lock()
+	_, was := o.moving[uid]
 	first := yes && len(o.moving) == 0
-	if yes {
-		o.moving[uid] = true
-	} else {
+	switch {
+	case !yes:
 		delete(o.moving, uid)
+	case !was:
+		o.moving[uid] = 0
 	}
 	o.mu.Unlock()
 	if first {
@@ -81,7 +101,12 @@ func (o *observer) interval() time.Duration {
 	if len(o.moving) > 0 {
 		return hurriedLook
 	}
-	return idleLook
+	return o.idle()
+}
+
+// idle is how often to look at all instances.
+func (o *observer) idle() time.Duration {
+	return idleLook * time.Duration(max(1, (len(o.cells)+pageOf-1)/pageOf))
 }
 
 // mark is the number of the newest look that began: it and older ones do not
@@ -92,26 +117,24 @@ func (o *observer) mark() uint64 {
 	return o.begun
 }
 
-// latest returns the newest look, nil if it is too old to show anything since
-// the given mark.
-func (o *observer) latest(since uint64) *look {
+// latest returns what was seen of a Cell last, false if that is too old to show
+// anything since the given mark.
+func (o *observer) latest(cell types.UID, since uint64) (sight, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.newest.number <= since {
-		return nil
+	s, ok := o.cells[cell]
+	if !ok {
+		s.look = o.all
 	}
-	return o.newest
+	return s, s.number > since
 }
 
 // launched returns the living instance of an intent, if any look showed one:
 // what exists needs no newer look to be believed.
 func (o *observer) launched(cell types.UID, token string) *cloudprovider.Instance {
-	l := o.latest(0)
-	if l == nil {
-		return nil
-	}
-	for _, id := range l.byCell[cell] {
-		if i := l.instances[id]; i.ClientToken == token && i.State.Alive() {
+	s, _ := o.latest(cell, 0)
+	for _, i := range s.instances {
+		if i.ClientToken == token && i.State.Alive() {
 			return &i
 		}
 	}
@@ -121,42 +144,85 @@ func (o *observer) launched(cell types.UID, token string) *cloudprovider.Instanc
 // look asks the cloud and returns the names of the Cells for which the answer
 // is news.
 func (o *observer) look(ctx context.Context) ([]string, error) {
-	o.mu.Lock()
-	o.begun++
-	now := &look{number: o.begun, began: o.clock.Now(), instances: map[string]cloudprovider.Instance{}, byCell: map[types.UID][]string{}}
-	o.mu.Unlock()
-	all, err := o.cloud.List(ctx)
+	now, some := o.begin()
+	var all []cloudprovider.Instance
+	var err error
+	if some == nil {
+		all, err = o.cloud.List(ctx)
+	} else {
+		all, err = o.some.ListCells(ctx, some)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listing instances: %w", err)
 	}
+	found := map[types.UID]sight{}
+	for _, cell := range some {
+		found[cell] = sight{look: now} // it may have no instance
+	}
 	for _, i := range all {
-		now.instances[i.ID] = i
-		now.byCell[i.CellUID] = append(now.byCell[i.CellUID], i.ID)
+		s := found[i.CellUID]
+		s.look, s.instances = now, append(s.instances, i)
+		found[i.CellUID] = s
 	}
-	o.mu.Lock()
-	before := o.newest
-	if now.number > before.number {
-		o.newest = now
+	for _, s := range found {
+		slices.SortFunc(s.instances, func(a, b cloudprovider.Instance) int { return strings.Compare(a.ID, b.ID) })
 	}
-	o.mu.Unlock()
-	return now.news(before), nil
+	return o.take(now, found, some == nil), nil
 }
 
-// news are the Cells whose instances are not as they were.
-func (l *look) news(before *look) []string {
-	cells := map[string]bool{}
-	for id, i := range l.instances {
-		if i != before.instances[id] {
-			cells[i.CellName] = true
+// begin begins a look: at all instances (nil) when it is time to, or nothing
+// moves, or else at the Cells in transition that have not been looked at for
+// longest.
+func (o *observer) begin() (now look, some []types.UID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.begun++
+	now = look{o.begun, o.clock.Now()}
+	if o.some == nil || len(o.moving) == 0 || o.all.number == 0 || now.began.Sub(o.all.began) >= o.idle() {
+		return now, nil
+	}
+	some = slices.SortedFunc(maps.Keys(o.moving), func(a, b types.UID) int {
+		return cmp.Or(cmp.Compare(o.moving[a], o.moving[b]), cmp.Compare(a, b))
+	})
+	some = some[:min(len(some), cloudprovider.CellsAtOnce)]
+	for _, cell := range some {
+		o.moving[cell] = now.number
+	}
+	return now, some
+}
+
+// take makes what a look found the newest, but for what a later one did, and
+// returns the names of the Cells whose instances are not as they were.
+func (o *observer) take(now look, found map[types.UID]sight, all bool) []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	news := map[string]bool{}
+	replace := func(cell types.UID, after []cloudprovider.Instance) {
+		before := o.cells[cell].instances
+		if slices.Equal(before, after) {
+			return
+		}
+		for _, i := range slices.Concat(before, after) {
+			news[i.CellName] = true
 		}
 	}
-	for id, i := range before.instances {
-		if _, still := l.instances[id]; !still {
-			cells[i.CellName] = true
+	if all && now.number > o.all.number {
+		o.all = now
+		for cell, s := range o.cells {
+			if _, still := found[cell]; !still && s.number < now.number {
+				replace(cell, nil)
+				delete(o.cells, cell)
+			}
 		}
 	}
-	delete(cells, "")
-	return slices.Sorted(maps.Keys(cells))
+	for cell, s := range found {
+		if now.number >= max(o.all.number, o.cells[cell].number) {
+			replace(cell, s.instances)
+			o.cells[cell] = s
+		}
+	}
+	delete(news, "")
+	return slices.Sorted(maps.Keys(news))
 }
 
 // Observe looks at the cloud once and returns the names of the Cells that
@@ -170,36 +236,33 @@ func (r *Reconciler) Observe(ctx context.Context) ([]string, error) {
 // found returns this Cell's instances in the newest look that shows what we
 // did last; ok is false while there is no such look.
 func (r *Reconciler) found(s *scope) (mine []cloudprovider.Instance, ok bool) {
-	l := r.seen.latest(s.mem.touched)
-	if l == nil {
+	seen, ok := r.seen.latest(s.cell.UID, s.mem.touched)
+	if !ok {
 		return nil, false
 	}
-	for _, id := range l.byCell[s.cell.UID] {
-		mine = append(mine, l.instances[id])
-	}
-	if len(mine) > 0 {
+	if len(seen.instances) > 0 {
 		s.mem.absentLook = 0
 	}
-	return mine, true
+	return seen.instances, true
 }
 
 // provenAbsent says that the Cell has no instance: two looks, some time apart,
 // long enough after the launch, did not find one.
 func (r *Reconciler) provenAbsent(s *scope) bool {
-	l := r.seen.latest(s.mem.touched)
-	if l == nil {
+	seen, ok := r.seen.latest(s.cell.UID, s.mem.touched)
+	if !ok {
 		return false
 	}
-	if len(l.byCell[s.cell.UID]) > 0 {
+	if len(seen.instances) > 0 {
 		s.mem.absentLook = 0
 		return false
 	}
 	if s.mem.absentLook == 0 {
-		s.mem.absentLook, s.mem.absentSince = l.number, l.began
+		s.mem.absentLook, s.mem.absentSince = seen.number, seen.began
 		return false
 	}
-	return l.number > s.mem.absentLook && l.began.Sub(s.mem.absentSince) >= absenceGrace &&
-		(s.cell.Status.Launch == nil || l.began.Sub(s.cell.Status.Launch.Time.Time) >= youngLaunch)
+	return seen.number > s.mem.absentLook && seen.began.Sub(s.mem.absentSince) >= absenceGrace &&
+		(s.cell.Status.Launch == nil || seen.began.Sub(s.cell.Status.Launch.Time.Time) >= youngLaunch)
 }
 
 // touching is called after every call that may have changed something in the

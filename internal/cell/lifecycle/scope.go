@@ -141,6 +141,8 @@ func (s *scope) reason() string {
 // cloud is looked at often.
 func (s *scope) inTransition() bool {
 	switch {
+	case s.mem.absentLook != 0:
+		return true // the next look decides
 	case !s.cell.DeletionTimestamp.IsZero():
 		return controllerutil.ContainsFinalizer(s.cell, v1beta1.Finalizer)
 	case s.cell.Status.Failure != nil:

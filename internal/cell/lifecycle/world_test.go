@@ -112,6 +112,13 @@ func (c mortalCloud) List(ctx context.Context) ([]cloudprovider.Instance, error)
 	return c.Fake.List(ctx)
 }
 
+func (c mortalCloud) ListCells(ctx context.Context, cells []types.UID) ([]cloudprovider.Instance, error) {
+	if c.life.dead {
+		return nil, errKilled
+	}
+	return c.Fake.ListCells(ctx, cells)
+}
+
 func (c mortalCloud) Delete(ctx context.Context, id string) error {
 	return c.life.do(func() error { return c.Fake.Delete(ctx, id) })
 }

@@ -40,6 +40,20 @@ func (p *Provider) List(ctx context.Context) ([]cloudprovider.Instance, error) {
 	return all, err
 }
 
+// ListCells implements cloudprovider.CellLister. EC2 takes up to 200 values for
+// a filter.
+func (p *Provider) ListCells(ctx context.Context, cells []apitypes.UID) ([]cloudprovider.Instance, error) {
+	uids := make([]string, len(cells))
+	for i, uid := range cells {
+		uids[i] = string(uid)
+	}
+	all, err := p.list(ctx, p.ownFilter(), filter("tag:"+tagCellUID, uids...))
+	for i := range all {
+		p.own.add(all[i].ID)
+	}
+	return all, err
+}
+
 func (p *Provider) list(ctx context.Context, filters ...types.Filter) ([]cloudprovider.Instance, error) {
 	var all []cloudprovider.Instance
 	in := &ec2.DescribeInstancesInput{Filters: filters, MaxResults: aws.Int32(1000)}

@@ -49,6 +49,7 @@ func Run(t *testing.T, setup func(*testing.T) Environment) {
 		"Create buys spot capacity":                     createSpot,
 		"Get knows only its own":                        getOwn,
 		"List shows its own and all of them":            listOwn,
+		"ListCells shows those of some cells":           listCells,
 		"Delete ends an instance, any number of times":  deleteEnds,
 		"Delete of the unknown is NotFound":             deleteUnknown,
 		"Zones name where one can launch":               zones,
@@ -293,6 +294,44 @@ func listOwn(t *testing.T, e *Environment) {
 	}
 	if others, err := e.Other.List(t.Context()); err != nil || len(others) > 0 {
 		t.Errorf("another controller lists %v (%v)", others, err)
+	}
+}
+
+func listCells(t *testing.T, e *Environment) {
+	lister, ok := e.Provider.(cloudprovider.CellLister)
+	if !ok {
+		t.Skip("it cannot")
+	}
+	var want []string
+	var asked []types.UID
+	for i := range 5 {
+		req := e.request()
+		got := e.create(t, req)
+		if i%2 == 0 {
+			asked, want = append(asked, req.CellUID), append(want, got.ID)
+		}
+	}
+	slices.Sort(want)
+	var got []string
+	e.eventually(t, "ListCells of three of five cells, and one that has no instance", func() bool {
+		all, err := lister.ListCells(t.Context(), append(asked, uuid.NewUUID()))
+		if err != nil {
+			t.Fatalf("ListCells: %v", err)
+		}
+		got = nil
+		for _, i := range all {
+			got = append(got, i.ID)
+		}
+		slices.Sort(got)
+		return len(got) >= len(want)
+	})
+	if !slices.Equal(got, want) {
+		t.Errorf("ListCells shows %v, want %v", got, want)
+	}
+	if other, ok := e.Other.(cloudprovider.CellLister); ok {
+		if all, err := other.ListCells(t.Context(), asked); err != nil || len(all) > 0 {
+			t.Errorf("another controller is shown %v (%v)", all, err)
+		}
 	}
 }
 

@@ -332,13 +332,26 @@ func (f *Fake) List(ctx context.Context) ([]cloudprovider.Instance, error) {
 	if before, after := f.begin(ctx, List, cloudprovider.LaunchRequest{}); before != nil || after != nil {
 		return nil, firstOf(before, after)
 	}
-	var all []cloudprovider.Instance
+	return f.list(func(types.UID) bool { return true }), nil
+}
+
+// ListCells implements cloudprovider.CellLister. Scripts take it for a List.
+func (f *Fake) ListCells(ctx context.Context, cells []types.UID) ([]cloudprovider.Instance, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if before, after := f.begin(ctx, List, cloudprovider.LaunchRequest{}); before != nil || after != nil {
+		return nil, firstOf(before, after)
+	}
+	return f.list(func(uid types.UID) bool { return slices.Contains(cells, uid) }), nil
+}
+
+func (f *Fake) list(of func(cell types.UID) bool) (all []cloudprovider.Instance) {
 	for _, m := range f.instances {
-		if m.controller == f.controller && f.visible(m) {
+		if m.controller == f.controller && f.visible(m) && of(m.CellUID) {
 			all = append(all, f.shown(m))
 		}
 	}
-	return all, nil
+	return all
 }
 
 // Delete implements cloudprovider.Provider.
