@@ -45,7 +45,7 @@ type Config struct {
 	// into effect for new ones.
 	Cells CellKind
 	// ImageCache: cells mount layers of images from a directory of this machine
-	// instead of pulling them. Only container cells do.
+	// instead of pulling them; virtual machines by NFS, containers as it is.
 	ImageCache bool
 	// Unthrottled: the cloud answers any number of requests. EC2 does not.
 	Unthrottled bool
@@ -140,7 +140,7 @@ func (c *Cluster) Client() (*rest.Config, kubernetes.Interface, error) {
 
 // all are the cluster's processes in the order in which they are started.
 func (c *Cluster) all() []process {
-	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.metricsServer(), c.kip(), c.imageCache()}
+	return []process{c.ec2(), c.etcd(), c.apiserver(), c.controllerManager(), c.scheduler(), c.registry(), c.dns(), c.metricsServer(), c.nfsServer(), c.kip(), c.imageCache()}
 }
 
 // Up starts what does not run and replaces what changed.
@@ -157,7 +157,7 @@ func (c *Cluster) Up(ctx context.Context) error {
 	steps := []func(context.Context) error{
 		c.ensure(c.ec2), c.ensure(c.etcd), c.ensure(c.apiserver),
 		c.install,
-		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns), c.ensure(c.metricsServer),
+		c.ensure(c.controllerManager), c.ensure(c.scheduler), c.ensure(c.registry), c.ensure(c.dns), c.ensure(c.metricsServer), c.startNFSServer,
 		c.pushImages, c.pushSoftware, c.ensureNode, c.startKip, c.startImageCache,
 	}
 	for _, step := range steps {
@@ -181,7 +181,7 @@ func (c *Cluster) prepare() error {
 			return fmt.Errorf("writing %s: %w", file, err)
 		}
 	}
-	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.writeAuditPolicy, c.makeShare, c.makeCellImage} {
+	for _, write := range []func() error{c.raiseInotify, c.writeCredentials, c.writeRegistryConfig, c.writeCorefile, c.writeMetricsAPI, c.writeAuditPolicy, c.makeShare, c.writeGaneshaConfig, c.makeCellImage} {
 		if err := write(); err != nil {
 			return err
 		}
@@ -319,7 +319,7 @@ func (c *Cluster) Status(ctx context.Context) ([]ComponentStatus, error) {
 		if alive {
 			s.PID, s.Since = r.PID, r.Started
 			s.Ready = p.Ready(probe)
-		} else if p.Name == ImageCache && r.PID == 0 {
+		} else if (p.Name == ImageCache || p.Name == NFSServer) && r.PID == 0 {
 			// It was not asked for.
 			cancel()
 			continue

@@ -80,7 +80,7 @@ func TestOpen(t *testing.T) {
 	if err := c.Start(t.Context(), "kubelet"); err == nil || !strings.Contains(err.Error(), "kube-apiserver") {
 		t.Errorf("the error must name what there is: %v", err)
 	}
-	if states, err := c.Status(t.Context()); err != nil || len(states) != len(Components)-1 || states[0].Running {
+	if states, err := c.Status(t.Context()); err != nil || len(states) != len(Components)-2 || states[0].Running {
 		t.Errorf("%+v, %v", states, err)
 	}
 	if err := c.Close(); err != nil {

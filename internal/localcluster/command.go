@@ -114,9 +114,9 @@ what stands for Amazon's image for EKS nodes (make stock-image). With
 --cells=hollow, which needs --kip=process, cells only look like some to Kip and
 the API server: thousands of them cost little, and nothing runs in them.
 
-With --image-cache there is an image cache: a directory of this machine, the
-controller that fills it, and cells that see the directory where they would
-mount a file server's.`,
+With --image-cache there is an image cache: a directory of this machine and the
+controller that fills it. Virtual machines mount the directory from an NFS
+server; sandboxes see it where they would mount a file server's.`,
 		PreRunE: func(*cobra.Command, []string) error {
 			if !slices.Contains(kipModes, kip) {
 				return fmt.Errorf("--kip is %q; it takes %s", kip, strings.Join(kipModes, ", "))

@@ -30,11 +30,12 @@ const (
 	MetricsServer     = "metrics-server"
 	EC2Local          = "ec2local"
 	Kip               = "kip"
+	NFSServer         = "nfs-server"
 	ImageCache        = "image-cache"
 )
 
 // Components are the names of all processes in the order in which they start.
-var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, MetricsServer, Kip, ImageCache}
+var Components = []string{EC2Local, Etcd, APIServer, ControllerManager, Scheduler, Registry, CoreDNS, MetricsServer, NFSServer, Kip, ImageCache}
 
 func (c *Cluster) apiserverURL() string {
 	return fmt.Sprintf("https://%s:%d", c.settings.host(), apiserverPort)

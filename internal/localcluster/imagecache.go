@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -17,9 +18,9 @@ import (
 )
 
 const (
-	// shareInCells is where container cells have the image cache's share. A cell
-	// of a cloud mounts it there, or elsewhere, from a file server; the kernel of
-	// this machine may have no client for one.
+	// shareInCells is where container cells have the image cache's share. Others
+	// mount it from a file server; the kernel of this machine may have no client
+	// for one.
 	shareInCells = "/srv/kip-image-cache"
 
 	cacheAccount = "kip-image-cache"
@@ -39,6 +40,9 @@ func (c *Cluster) cacheEndpoint() string {
 	if !c.ImageCache {
 		return ""
 	}
+	if c.hasNFS() {
+		return c.settings.host().String() + ":/"
+	}
 	return shareInCells
 }
 
@@ -50,8 +54,8 @@ func (c *Cluster) checkImageCache() error {
 	if c.Kip == KipNone {
 		return errors.New("the image cache is Kip's: without Kip there is none")
 	}
-	if c.Cells != CellsContainer && c.Cells != "" {
-		return fmt.Errorf("the image cache is a directory of this machine, which cells of kind %q do not see", c.Cells)
+	if c.Cells == CellsHollow {
+		return fmt.Errorf("cells of kind %q have no images, and no use for an image cache", c.Cells)
 	}
 	return nil
 }
@@ -103,30 +107,26 @@ func (c *Cluster) startImageCache(ctx context.Context) error {
 	if err := c.ensure(c.imageCache)(ctx); err != nil {
 		return err
 	}
-	return c.awaitCached(ctx, ExampleImage)
+	return poll(ctx, "the example's image to be in the image cache (its log is "+c.LogPath(ImageCache)+")", func(ctx context.Context) (bool, error) {
+		return c.Cached(ctx, ExampleImage)
+	})
 }
 
-// awaitCached waits until an image is in the cache.
-func (c *Cluster) awaitCached(ctx context.Context, image string) error {
+// Cached says whether an image is in the cache.
+func (c *Cluster) Cached(ctx context.Context, image string) (bool, error) {
 	reader, err := c.reader()
 	if err != nil {
-		return err
+		return false, err
 	}
 	ref, err := name.ParseReference(image)
 	if err != nil {
-		return err
+		return false, err
 	}
-	repository := registry.Name(ref.Context())
-	return poll(ctx, image+" to be in the image cache (its log is "+c.LogPath(ImageCache)+")", func(ctx context.Context) (bool, error) {
-		var images v1beta1.CachedImageList
-		if err := reader.List(ctx, &images); err != nil {
-			return false, err
-		}
-		for _, i := range images.Items {
-			if i.Spec.Repository == repository && meta.IsStatusConditionTrue(i.Status.Conditions, v1beta1.ConditionReady) {
-				return true, nil
-			}
-		}
-		return false, nil
-	})
+	var images v1beta1.CachedImageList
+	if err := reader.List(ctx, &images); err != nil {
+		return false, fmt.Errorf("looking for %s in the image cache: %w", image, err)
+	}
+	return slices.ContainsFunc(images.Items, func(i v1beta1.CachedImage) bool {
+		return i.Spec.Repository == registry.Name(ref.Context()) && meta.IsStatusConditionTrue(i.Status.Conditions, v1beta1.ConditionReady)
+	}), nil
 }

@@ -2,6 +2,7 @@ package localcluster
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/elotl/kip/v2/internal/config"
@@ -41,6 +42,32 @@ func TestImageCacheEndpoint(t *testing.T) {
 	}
 }
 
+// Virtual machines are told of the server, which exports what the controller
+// fills, and no directory.
+func TestImageCacheByNFS(t *testing.T) {
+	dir := t.TempDir()
+	c, err := Open(Config{Name: "kip", Dir: dir, Root: dir, ImageCache: true, Cells: CellsVM})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if want := c.settings.host().String() + ":/"; c.cacheEndpoint() != want {
+		t.Errorf("the endpoint is %q, want %q", c.cacheEndpoint(), want)
+	}
+	if args := c.ec2().Args; slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "--share") }) {
+		t.Errorf("ec2local is started with %q", args)
+	}
+	var config strings.Builder
+	if err := ganeshaConfig.Execute(&config, c.ganeshaSettings()); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Bind_addr = " + c.settings.host().String() + ";", "Path = " + c.shareDir() + ";", "Access_Type = RO;"} {
+		if !strings.Contains(config.String(), want) {
+			t.Errorf("the server's configuration lacks %q:\n%s", want, config.String())
+		}
+	}
+}
+
 func TestImageCacheIsPossible(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason   string
@@ -50,6 +77,7 @@ func TestImageCacheIsPossible(t *testing.T) {
 		"Containers": {"they see a directory of this machine", Config{ImageCache: true}, true},
 		"Process":    {"however Kip runs", Config{ImageCache: true, Kip: KipProcess, Cells: CellsContainer}, true},
 		"NoKip":      {"nobody would tell cells", Config{ImageCache: true, Kip: KipNone}, false},
+		"Computers":  {"they mount it", Config{ImageCache: true, Cells: CellsVM}, true},
 		"Hollow":     {"they mount nothing", Config{ImageCache: true, Kip: KipProcess, Cells: CellsHollow}, false},
 		"Off":        {"what is not asked for is no mistake", Config{Cells: CellsVM}, true},
 	} {

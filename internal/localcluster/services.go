@@ -39,7 +39,7 @@ func (c *Cluster) ec2() process {
 		},
 		Ready: answers(c.ec2URL() + "/healthz"),
 	}
-	if c.ImageCache {
+	if c.ImageCache && !c.hasNFS() {
 		p.Args = append(p.Args, "--share="+shareInCells+"="+c.shareDir())
 	}
 	return p

@@ -48,6 +48,8 @@ var dependencies = []dependency{
 	{"dosfstools", "vm", "makes the file system that firmware reads", []string{"mkfs.vfat"}},
 	{"mtools", "vm", "writes to it", []string{"mcopy"}},
 	{"ovmf", "vm", "is the firmware of virtual machines that start by themselves", []string{"/usr/share/ovmf/OVMF.fd"}},
+	{"nfs-ganesha", "vm", "serves the image cache to virtual machines", []string{"ganesha.nfsd"}},
+	{"nfs-ganesha-vfs", "vm", "lets it serve a directory", []string{"/usr/lib*/ganesha/libfsalvfs.so|/usr/lib/*/ganesha/libfsalvfs.so"}},
 	{"python3", "test", "runs the checker of the EC2 endpoint's answers", []string{"/usr/bin/python3"}},
 }
 

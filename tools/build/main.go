@@ -30,7 +30,8 @@ const usage = `Builds the pinned third-party programs under tools/ and installs 
 
 Groups: cluster (what a local cluster runs), dev (linters and generators),
         test (what only tests run).
-Sets:   build (to compile runc), run (for a local cluster), test (for the end-to-end tests).
+Sets:   build (to compile runc), run (for a local cluster), test (for the end-to-end tests),
+        vm (for virtual machines).
 
 Flags, before the command:
 `
