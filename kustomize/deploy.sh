@@ -3,7 +3,6 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-node=kip-provider-0
 
 usage() {
 	cat <<'END'
@@ -40,6 +39,9 @@ Optional:
                                 fs-92e61897.efs.us-west-2.amazonaws.com:/. Without it there is none.
   IMAGE_CACHE_MAX_SIZE          How large it may become, such as 500Gi (any size).
   IMAGE_CACHE_KEEP              Images that are in it though no pod uses them, separated by commas.
+  VIRTUAL_NODES                 How many virtual nodes: kip-provider-0, kip-provider-1, ... (1).
+  SECOND_KIP                    true for a second Kip of each virtual node, which takes over when the
+                                first ends (false). Needs Kubernetes 1.28.
   DEPLOY_TIMEOUT                How long to wait until Kip is ready (5m).
 
 Needs envsubst, kubectl 1.21 or later and, if it is there, uses kustomize 4 or later.
@@ -89,6 +91,8 @@ export NFS_VOLUME_ENDPOINT=${NFS_VOLUME_ENDPOINT-} IMAGE_CACHE_MAX_SIZE=${IMAGE_
 export NFS_SERVER=${NFS_VOLUME_ENDPOINT%%:*} NFS_PATH=${NFS_VOLUME_ENDPOINT#*:} IMAGE_CACHE=
 export CELL_SOFTWARE_URL=${CELL_SOFTWARE_URL-} CELL_SOFTWARE_SHA256=${CELL_SOFTWARE_SHA256-} CELL_SOFTWARE=
 export VPC_ID=${VPC_ID-} CELL_IMAGE_ID=${CELL_IMAGE_ID-} CELL_INSTANCE_PROFILE_ARN=${CELL_INSTANCE_PROFILE_ARN-} KIP_CELL_SG=${KIP_CELL_SG-} CLUSTER_DNS=${CLUSTER_DNS-}
+export VIRTUAL_NODES=${VIRTUAL_NODES:-1}
+SECOND_KIP=${SECOND_KIP:-false}
 timeout=${DEPLOY_TIMEOUT:-5m}
 template=${PROVIDER_CONFIG:-$here/eks/provider.yaml}
 
@@ -122,6 +126,8 @@ if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
 elif [ -n "$IMAGE_CACHE_MAX_SIZE$IMAGE_CACHE_KEEP" ]; then
 	wrong "IMAGE_CACHE_MAX_SIZE or IMAGE_CACHE_KEEP is set, and NFS_VOLUME_ENDPOINT is not: there is no image cache"
 fi
+check VIRTUAL_NODES '[1-9][0-9]?' 'a number from 1 to 99'
+check SECOND_KIP 'true|false' 'true or false'
 check DEPLOY_TIMEOUT '[0-9]+[smh]' 'a time such as 5m'
 case $NAMESPACE in
 default | kube-*) wrong "NAMESPACE is $NAMESPACE; give Kip one of its own, which is removed with it" ;;
@@ -182,25 +188,63 @@ if [ -z "$CLUSTER_DNS" ] && uses CLUSTER_DNS && ! $render; then
 	fi
 fi
 refuse_problems
+if ! $render; then
+	# Nobody but its own Kip ends a virtual node's instances.
+	before=$(kubectl --namespace "$NAMESPACE" get statefulset kip-provider --ignore-not-found --output 'jsonpath={.spec.replicas}') ||
+		wrong "kubectl does not reach the cluster"
+	for ((i = VIRTUAL_NODES; i < ${before:-0}; i++)); do
+		cells=$(kubectl get cells.kip.elotl.co --selector "kip.elotl.co/node=kip-provider-$i" --output name) ||
+			wrong "the cells of kip-provider-$i could not be listed"
+		[ -z "$cells" ] || wrong "VIRTUAL_NODES is $VIRTUAL_NODES, and kip-provider-$i has cells: cordon it, and end or move its pods first"
+	done
+fi
+refuse_problems
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -R "$here/base" "$here/crd" "$here/provider" "$here/eks" "$here/image-cache" "$work"
+cp -R "$here/base" "$here/crd" "$here/statefulset" "$here/provider" "$here/second" "$here/eks" "$here/image-cache" "$work"
+
+# What names one virtual node names them all.
+for file in cluster-role.yaml roles.yaml; do
+	awk -v nodes="$VIRTUAL_NODES" '
+		/resourceNames: \[.*kip-provider-0.*\]/ {
+			match($0, /\[.*\]/)
+			first = substr($0, RSTART + 1, RLENGTH - 2)
+			line = substr($0, 1, RSTART) first
+			for (i = 1; i < nodes; i++) {
+				other = first
+				sub(/kip-provider-0/, "kip-provider-" i, other)
+				line = line ", " other
+			}
+			print line "]"
+			next
+		}
+		{ print }' "$here/base/$file" >"$work/base/$file"
+done
 
 # The names are listed, so that nothing else that looks like a variable is touched.
 fill() {
 	# shellcheck disable=SC2016 # envsubst takes the names, not the values
 	envsubst '${NAMESPACE} ${CLUSTER_NAME} ${USE_REGION} ${VPC_ID} ${IMAGE_REGISTRY} ${IMAGE_TAG} ${CLUSTER_DNS}
 		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_SOFTWARE} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}
-		${IMAGE_CACHE} ${IMAGE_CACHE_KEEP} ${IMAGE_CACHE_MAX_SIZE} ${NFS_SERVER} ${NFS_PATH}' <"$1" >"$2"
+		${IMAGE_CACHE} ${IMAGE_CACHE_KEEP} ${IMAGE_CACHE_MAX_SIZE} ${NFS_SERVER} ${NFS_PATH} ${VIRTUAL_NODES}' <"$1" >"$2"
 }
 fill "$template" "$work/eks/provider.yaml"
 PROVIDER_CONFIG_HASH=$(cat "$work/eks/provider.yaml" - <<<"$CLUSTER_NAME $KIP_SERVICE_ACCOUNT_ROLE_ARN $AWS_ENDPOINT_URL" | cksum | cut -d ' ' -f 1)
 export PROVIDER_CONFIG_HASH
 fill "$here/eks/kustomization.yaml" "$work/eks/kustomization.yaml"
+components=()
 if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
 	fill "$here/image-cache/deployment.yaml" "$work/image-cache/deployment.yaml"
-	printf 'components: [../image-cache]\n' >>"$work/eks/kustomization.yaml"
+	components+=(../image-cache)
+fi
+if $SECOND_KIP; then
+	fill "$here/second/kustomization.yaml" "$work/second/kustomization.yaml"
+	components+=(../second)
+fi
+if [ ${#components[@]} -gt 0 ]; then
+	printf 'components:\n' >>"$work/eks/kustomization.yaml"
+	printf -- '- %s\n' "${components[@]}" >>"$work/eks/kustomization.yaml"
 fi
 "${kustomize[@]}" "$work/eks" >"$work/kip.yaml" || die "the manifests could not be made; see above"
 
@@ -209,7 +253,8 @@ if $render; then
 	exit 0
 fi
 
-# What the pod and the node say, for whoever has to find out why.
+# explain PROBLEM POD: what the pod and the node say, for whoever has to find out
+# why.
 explain() {
 	say ""
 	say "Kip did not get ready. The pod:"
@@ -219,23 +264,39 @@ explain() {
 	kubectl --namespace "$NAMESPACE" get events --sort-by .lastTimestamp 2>/dev/null | tail -n 15 >&2 || true
 	say ""
 	say "Log:"
-	kubectl --namespace "$NAMESPACE" logs "$node" --tail 15 >&2 ||
-		kubectl --namespace "$NAMESPACE" logs "$node" --tail 15 --previous >&2 || true
+	kubectl --namespace "$NAMESPACE" logs "$2" --tail 15 >&2 ||
+		kubectl --namespace "$NAMESPACE" logs "$2" --tail 15 --previous >&2 || true
 	say ""
 	die "$1. docs/install-eks.md, \"What goes wrong\", goes through the causes; run deploy.sh again when it is put right."
 }
 
 say "Installing Kip $IMAGE_TAG into namespace $NAMESPACE of $(kubectl config current-context 2>/dev/null || echo 'the current cluster')"
 kubectl apply --server-side --force-conflicts --filename "$work/kip.yaml" >&2 || die "kubectl apply failed; see above"
-kubectl --namespace "$NAMESPACE" rollout status statefulset/kip-provider --timeout "$timeout" >&2 ||
-	explain "the StatefulSet kip-provider was not ready within $timeout"
-# kubectl wait gives up at once on what is not there yet.
-for _ in $(seq 30); do
-	[ -z "$(kubectl get node "$node" --ignore-not-found --output name)" ] || break
-	sleep 1
+sets=(kip-provider)
+if $SECOND_KIP; then
+	sets+=(kip-second)
+else
+	# It may have been there before.
+	kubectl --namespace "$NAMESPACE" delete statefulset kip-second --ignore-not-found >&2
+fi
+for set in "${sets[@]}"; do
+	kubectl --namespace "$NAMESPACE" rollout status "statefulset/$set" --timeout "$timeout" >&2 ||
+		explain "the StatefulSet $set was not ready within $timeout" "$set-0"
 done
-kubectl wait --for condition=Ready "node/$node" --timeout "$timeout" >&2 ||
-	explain "the node $node was not ready within $timeout"
+for ((i = 0; i < VIRTUAL_NODES; i++)); do
+	node=kip-provider-$i
+	# kubectl wait gives up at once on what is not there yet.
+	for _ in $(seq 30); do
+		[ -z "$(kubectl get node "$node" --ignore-not-found --output name)" ] || break
+		sleep 1
+	done
+	kubectl wait --for condition=Ready "node/$node" --timeout "$timeout" >&2 ||
+		explain "the node $node was not ready within $timeout" "$node"
+done
+for ((i = VIRTUAL_NODES; i < ${before:-0}; i++)); do
+	kubectl delete node "kip-provider-$i" --ignore-not-found >&2
+	kubectl delete lease "kip-provider-$i" --namespace kube-node-lease --ignore-not-found >&2
+done
 
 if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
 	kubectl --namespace "$NAMESPACE" rollout status deployment/kip-image-cache --timeout 30s >&2 ||
@@ -254,10 +315,10 @@ Kip runs. A pod goes to a cell of its own with
     tolerations:
     - {key: virtual-kubelet.io/provider, operator: Exists}
 
-    kubectl get node $node
-    kubectl get pods --field-selector spec.nodeName=$node -A
+    kubectl get nodes --selector type=virtual-kubelet
+    kubectl get pods --field-selector spec.nodeName=kip-provider-0 -A
     kubectl get cells
-    kubectl --namespace $NAMESPACE logs $node
+    kubectl --namespace $NAMESPACE logs kip-provider-0
 
 To remove it:  NAMESPACE=$NAMESPACE $here/undeploy.sh
 END

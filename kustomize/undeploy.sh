@@ -3,7 +3,6 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-node=kip-provider-0
 
 usage() {
 	cat <<'END'
@@ -11,15 +10,15 @@ Removes Kip from a cluster, and what Kip made from the cloud.
 
     NAMESPACE=kip kustomize/undeploy.sh [--delete-pods] [--keep-security-group]
 
-In this order, each step only when the one before it has come to its end: the pods on
-kip-provider-0 end and with them their instances, while Kip still runs; Kip ends; its security
-group is removed, with Kip's own role; then the Node, the rights, the Cell's definition and the
-namespace. Safe to interrupt and to repeat. What the image cache has on its share stays, and nobody
-can read it any more.
+In this order, each step only when the one before it has come to its end: the pods on the virtual
+nodes end and with them their instances, while Kip still runs; Kip ends; its security groups are
+removed, with Kip's own role; then the Nodes, the rights, the Cell's definition and the namespace.
+Safe to interrupt and to repeat. What the image cache has on its share stays, and nobody can read
+it any more.
 
   --delete-pods          Delete the pods that run on Kip. Without it the script refuses while
                          there are any.
-  --keep-security-group  Leave the security group to you, for when Kip's role is gone already.
+  --keep-security-group  Leave the security groups to you, for when Kip's role is gone already.
 
 Variables:
   NAMESPACE         Kip's namespace (kip).
@@ -65,28 +64,40 @@ exists() {
 	found=$(kubectl --namespace "$NAMESPACE" get "$1" "$2" --ignore-not-found --output name) || die "kubectl failed; see above"
 	[ -n "$found" ]
 }
+# pods of all virtual nodes.
 pods() {
-	kubectl get pods --all-namespaces --field-selector "spec.nodeName=$node" \
-		--output 'jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{"\n"}{end}'
+	local node
+	for node in "${nodes[@]}"; do
+		kubectl get pods --all-namespaces --field-selector "spec.nodeName=$node" \
+			--output 'jsonpath={range .items[*]}{.metadata.namespace}{" "}{.metadata.name}{"\n"}{end}'
+	done
 }
 cells() { kubectl get cells.kip.elotl.co "$@" --output 'jsonpath={range .items[*]}{.metadata.name}{" ("}{.status.phase}{" "}{.status.instanceID}{")\n"}{end}'; }
 count() { grep -c . <<<"$1" || true; }
 indent() { printf '  %s\n' "${1//$'\n'/$'\n'  }" >&2; }
 
 kubectl get namespaces >/dev/null || die "kubectl does not reach the cluster"
+# They are the last to be removed, so that all are found again after an interruption.
+found=$(kubectl get nodes --selector type=virtual-kubelet --output 'jsonpath={range .items[*]}{.metadata.name}{"\n"}{end}') ||
+	die "kubectl failed; see above"
+mapfile -t nodes < <(grep -x 'kip-provider-[0-9]*' <<<"$found" || echo kip-provider-0)
+ours="kip.elotl.co/node in ($(IFS=,; echo "${nodes[*]}"))"
 
 # Kip ends the instances, so as long as there are any it must run.
 end_pods() {
 	local left
 	left=$(pods)
 	if [ -n "$left" ] && ! $delete_pods; then
-		say "undeploy.sh: nothing was changed: $(count "$left") pods run on $node:"
+		say "undeploy.sh: nothing was changed: $(count "$left") pods run on ${nodes[*]}:"
 		indent "$left"
 		die "end them, or say --delete-pods"
 	fi
-	if exists node "$node"; then
-		kubectl cordon "$node" >&2
-	fi
+	local node
+	for node in "${nodes[@]}"; do
+		if exists node "$node"; then
+			kubectl cordon "$node" >&2
+		fi
+	done
 	local deadline=$((SECONDS + timeout)) told='' now
 	while :; do
 		left=$(pods)
@@ -97,7 +108,7 @@ end_pods() {
 			done <<<"$left"
 		fi
 		local running
-		running=$(cells --selector "kip.elotl.co/node=$node")
+		running=$(cells --selector "$ours")
 		[ -n "$left$running" ] || return 0
 		now="waiting for $(count "$left") pods and $(count "$running") cells to end"
 		[ "$now" = "$told" ] || say "$now"
@@ -111,8 +122,28 @@ end_pods() {
 	done
 }
 
+# remove_group removes the security group of KIP_NODE's cells.
+remove_group() {
+	say "Removing the security group of $KIP_NODE's cells"
+	kubectl --namespace "$NAMESPACE" delete job kip-cleanup --ignore-not-found >&2
+	# shellcheck disable=SC2016 # envsubst takes the names, not the values
+	envsubst '${NAMESPACE} ${KIP_IMAGE} ${KIP_NODE}' <"$here/cleanup/job.yaml" | kubectl apply --filename - >&2
+	local result=
+	for _ in $(seq 400); do
+		result=$(kubectl --namespace "$NAMESPACE" get job kip-cleanup \
+			--output 'jsonpath={range .status.conditions[?(@.status=="True")]}{.type}{"\n"}{end}')
+		[[ $result != *Complete* && $result != *Failed* ]] || break
+		sleep 2
+	done
+	kubectl --namespace "$NAMESPACE" logs job/kip-cleanup --tail 20 >&2 || true
+	if [[ $result != *Complete* ]]; then
+		kubectl --namespace "$NAMESPACE" describe job kip-cleanup >&2 || true
+		die "the security group was not removed; see above. Put the cause right and run undeploy.sh again, or say --keep-security-group"
+	fi
+}
+
 if exists customresourcedefinition cells.kip.elotl.co; then
-	left=$(cells --selector "kip.elotl.co/node=$node")
+	left=$(cells --selector "$ours")
 	if ! exists statefulset kip-provider; then
 		if [ -n "$left" ]; then
 			indent "$left"
@@ -121,40 +152,31 @@ if exists customresourcedefinition cells.kip.elotl.co; then
 	elif [ "$(kubectl --namespace "$NAMESPACE" get statefulset kip-provider --output 'jsonpath={.spec.replicas}')" != 0 ]; then
 		end_pods
 	elif [ -n "$left" ]; then
-		kubectl --namespace "$NAMESPACE" scale statefulset kip-provider --replicas 1 >&2
+		kubectl --namespace "$NAMESPACE" scale statefulset kip-provider --replicas "${#nodes[@]}" >&2
 		end_pods
 	fi
 fi
 
 if exists statefulset kip-provider; then
 	image=$(kubectl --namespace "$NAMESPACE" get statefulset kip-provider --output 'jsonpath={.spec.template.spec.containers[0].image}')
+	# The second Kips first, or they would take over.
+	kubectl --namespace "$NAMESPACE" delete statefulset kip-second --ignore-not-found --cascade=foreground --timeout 120s >&2 || die "the second Kips did not end"
 	kubectl --namespace "$NAMESPACE" scale statefulset kip-provider --replicas 0 >&2
-	if exists pod "$node"; then
-		kubectl --namespace "$NAMESPACE" wait --for delete "pod/$node" --timeout 120s >&2 || die "Kip's pod did not end"
-	fi
-	if ! $keep_group; then
-		say "Removing the security group"
-		kubectl --namespace "$NAMESPACE" delete job kip-cleanup --ignore-not-found >&2
-		export KIP_IMAGE=$image
-		# shellcheck disable=SC2016 # envsubst takes the names, not the values
-		envsubst '${NAMESPACE} ${KIP_IMAGE}' <"$here/cleanup/job.yaml" | kubectl apply --filename - >&2
-		result=
-		for _ in $(seq 400); do
-			result=$(kubectl --namespace "$NAMESPACE" get job kip-cleanup \
-				--output 'jsonpath={range .status.conditions[?(@.status=="True")]}{.type}{"\n"}{end}')
-			[[ $result != *Complete* && $result != *Failed* ]] || break
-			sleep 2
-		done
-		kubectl --namespace "$NAMESPACE" logs job/kip-cleanup --tail 20 >&2 || true
-		if [[ $result != *Complete* ]]; then
-			kubectl --namespace "$NAMESPACE" describe job kip-cleanup >&2 || true
-			die "the security group was not removed; see above. Put the cause right and run undeploy.sh again, or say --keep-security-group"
+	for node in "${nodes[@]}"; do
+		if exists pod "$node"; then
+			kubectl --namespace "$NAMESPACE" wait --for delete "pod/$node" --timeout 120s >&2 || die "Kip's pod did not end"
 		fi
+	done
+	if ! $keep_group; then
+		export KIP_IMAGE=$image KIP_NODE
+		for KIP_NODE in "${nodes[@]}"; do remove_group; done
 	fi
 fi
 
-kubectl delete node "$node" --ignore-not-found >&2
-kubectl delete lease "$node" --namespace kube-node-lease --ignore-not-found >&2
+for node in "${nodes[@]}"; do
+	kubectl delete node "$node" --ignore-not-found >&2
+	kubectl delete lease "$node" --namespace kube-node-lease --ignore-not-found >&2
+done
 if exists customresourcedefinition cells.kip.elotl.co; then
 	left=$(cells)
 	if [ -n "$left" ]; then

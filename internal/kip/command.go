@@ -28,7 +28,12 @@ type Options struct {
 	DataDir              string
 	Catalogue            string
 	DisableTaint         bool
-	LogLevel             slog.Level
+	// LeaderElect: there may be several Kips of the virtual node, and this one
+	// acts while it leads them. Identity is its name among them, one of its own
+	// if empty.
+	LeaderElect bool
+	Identity    string
+	LogLevel    slog.Level
 }
 
 // NewCommand is the command kip run.
@@ -73,6 +78,8 @@ instances. It may be stopped and started at any time: pods run on meanwhile.`,
 	f.StringVar(&o.DataDir, "data-dir", filepath.Join(os.TempDir(), "kip"), "where logs of ended pods are kept")
 	f.StringVar(&o.Catalogue, "catalogue", "", "a file with instance types and prices instead of the embedded ones")
 	f.BoolVar(&o.DisableTaint, "disable-taint", false, "leave the virtual node without its taint: the scheduler puts any pod there")
+	f.BoolVar(&o.LeaderElect, "leader-elect", false, "act only while holding the virtual node's Lease in Kip's namespace, so that a second Kip can stand by")
+	f.StringVar(&o.Identity, "identity", "", "with --leader-elect, the name of this process among the virtual node's Kips; empty: one of its own. A Kip that starts again under its old name need not wait for its old lease to expire")
 	f.StringVar(&level, "log-level", level, "debug, info, warn or error")
 	return cmd
 }

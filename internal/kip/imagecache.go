@@ -138,7 +138,7 @@ func fillImageCache(ctx context.Context, o cacheOptions, log *slog.Logger) error
 		return err
 	}
 	defer endProbes()
-	probes.readyWhen(cachesRead(mgr.GetCache()))
+	probes.readyWhen(cachesRead(mgr.GetCache()), func() bool { return leads(mgr) })
 	fill, err := imagecache.New(imagecache.Config{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), PullSecrets: pullSecrets(node), Places: places,
 		Share: share, Scratch: o.Scratch, Architectures: cfg.Cells.Architectures, Keep: o.Keep, MaxBytes: most, Unused: o.Unused,

@@ -21,9 +21,16 @@ import (
 // process that is stuck: of an API server or a cloud that is away the next one
 // would hear no more, and would have to find all cells again besides.
 //
-// /readyz is whether all parts run, and an error says what Kip waits for.
+// /readyz is whether all parts run, and an error says what Kip waits for. A Kip
+// that stands by for another is ready too: what is asked is whether it can be
+// counted on. The answer says which of the two it is.
 type probes struct {
-	ready atomic.Pointer[healthz.Checker]
+	ready atomic.Pointer[readiness]
+}
+
+type readiness struct {
+	check healthz.Checker
+	leads func() bool
 }
 
 // listen answers at an address, "0" for nowhere, until end is called.
@@ -37,7 +44,14 @@ func (p *probes) listen(address string) (end func(), err error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", healthz.CheckHandler{Checker: healthz.Ping})
-	mux.Handle("GET /readyz", healthz.CheckHandler{Checker: p.readyz})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		state, err := p.readyz(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = fmt.Fprintf(w, "ok: %s\n", state)
+	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = server.Serve(listener) })
@@ -47,15 +61,24 @@ func (p *probes) listen(address string) (end func(), err error) {
 	}, nil
 }
 
-// readyWhen names the check that decides from now on.
-func (p *probes) readyWhen(check healthz.Checker) { p.ready.Store(&check) }
+// readyWhen names the check that decides from now on, and what tells whether
+// this process leads.
+func (p *probes) readyWhen(check healthz.Checker, leads func() bool) {
+	p.ready.Store(&readiness{check, leads})
+}
 
-func (p *probes) readyz(r *http.Request) error {
-	check := p.ready.Load()
-	if check == nil {
-		return errors.New("waiting for the API server")
+func (p *probes) readyz(r *http.Request) (state string, err error) {
+	ready := p.ready.Load()
+	if ready == nil {
+		return "", errors.New("waiting for the API server")
 	}
-	return (*check)(r)
+	if err := ready.check(r); err != nil {
+		return "", err
+	}
+	if ready.leads() {
+		return "leader", nil
+	}
+	return "standby", nil
 }
 
 // cachesRead is ready when pods and cells were read, which is when all parts

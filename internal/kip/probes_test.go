@@ -34,6 +34,30 @@ func TestCachesRead(t *testing.T) {
 	}
 }
 
+// Who stands by is as ready as who leads, and says which it is.
+func TestReadySaysWhoLeads(t *testing.T) {
+	away := errors.New("pods and cells were not read yet")
+	for name, tc := range map[string]struct {
+		check error
+		leads bool
+		state string
+		err   error
+	}{
+		"Leads":    {leads: true, state: "leader"},
+		"StandsBy": {state: "standby"},
+		"NotReady": {check: away, leads: true, err: away},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var p probes
+			p.readyWhen(func(*http.Request) error { return tc.check }, func() bool { return tc.leads })
+			state, err := p.readyz(httptest.NewRequest("GET", "/readyz", nil))
+			if state != tc.state || !errors.Is(err, tc.err) {
+				t.Errorf("%q, %v", state, err)
+			}
+		})
+	}
+}
+
 // Kip waits for an API server that does not answer. It is not ready, and it
 // lives: nobody has a reason to start it again.
 func TestProbesWhileTheAPIServerIsAway(t *testing.T) {

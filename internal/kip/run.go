@@ -95,11 +95,14 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := newManager(restConfig, o)
+	mgr, err := newElectedManager(restConfig, o)
 	if err != nil {
 		return err
 	}
-	probes.readyWhen(cachesRead(mgr.GetCache()))
+	probes.readyWhen(cachesRead(mgr.GetCache()), func() bool { return leads(mgr) })
+	if err := registerLeader(mgr, metrics.Registry); err != nil {
+		return err
+	}
 	logs, err := podlogs.NewStore(filepath.Join(o.DataDir, "logs"))
 	if err != nil {
 		return err
@@ -256,19 +259,21 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return fmt.Errorf("listening for the kubelet API: %w", err)
 	}
 
-	for _, run := range []manager.RunnableFunc{
-		images.Start,
-		cells.Start,
-		usage.Start,
-		func(ctx context.Context) error { runAuth(ctx); return nil },
-		func(ctx context.Context) error {
+	for _, run := range []manager.Runnable{
+		always(cells.Start),
+		always(func(ctx context.Context) error { runAuth(ctx); return nil }),
+		always(func(ctx context.Context) error {
 			return kubelet.Serve(ctx, listener, &tls.Config{GetCertificate: certificate.GetCertificate, MinVersion: tls.VersionTLS12})
-		},
-		certificate.Run,
-		func(ctx context.Context) error {
+		}),
+		always(pods.Sweep),
+		// The rest is the leader's.
+		manager.RunnableFunc(images.Start),
+		manager.RunnableFunc(usage.Start),
+		manager.RunnableFunc(certificate.Run),
+		manager.RunnableFunc(func(ctx context.Context) error {
+			log.Info("kip leads", "node", o.NodeName)
 			return pods.Run(ctx, kube, mgr.GetCache(), provider.NewNode(node))
-		},
-		pods.Sweep,
+		}),
 	} {
 		if err := mgr.Add(run); err != nil {
 			return fmt.Errorf("adding to the manager: %w", err)
@@ -473,6 +478,19 @@ func newManager(c *rest.Config, o Options, change ...func(*ctrl.Options)) (ctrl.
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
 	return mgr, nil
+}
+
+// newElectedManager makes the manager of one of several Kips of the virtual
+// node, if it is one of several.
+func newElectedManager(c *rest.Config, o Options) (ctrl.Manager, error) {
+	if !o.LeaderElect {
+		return newManager(c, o)
+	}
+	lock, err := election(c, o)
+	if err != nil {
+		return nil, err
+	}
+	return newManager(c, o, elected(lock))
 }
 
 func portOf(listen string) (int32, error) {

@@ -72,6 +72,7 @@ type Config struct {
 type Controller struct {
 	cfg     Config
 	index   *index
+	sources []source
 	metrics *metrics
 	queue   workqueue.TypedRateLimitingInterface[string]
 
@@ -108,6 +109,7 @@ func New(cfg Config) (*Controller, error) {
 		cells: map[string]told{}, connected: map[string]bool{}, reported: map[string]string{},
 	}
 	c.index = newIndex(rand.Text(), cfg.Clock.Now, func(cell string) { c.queue.AddAfter(cell, coalesce) })
+	c.sources = c.newSources()
 	var err error
 	if c.metrics, err = newMetrics(cfg.Metrics, c.index.pending); err != nil {
 		return nil, err
@@ -115,11 +117,13 @@ func New(cfg Config) (*Controller, error) {
 	return c, nil
 }
 
-// SetupWithManager registers the controller of Cells and, as a runnable of the
-// leader, Start.
+// SetupWithManager registers the controller of Cells, what watches the cluster
+// and, as a runnable of the leader, Start.
 func (c *Controller) SetupWithManager(mgr ctrl.Manager) error {
-	if err := mgr.Add(c); err != nil {
-		return fmt.Errorf("networkpolicy: adding the controller: %w", err)
+	for _, run := range []manager.Runnable{watcher{c}, c} {
+		if err := mgr.Add(run); err != nil {
+			return fmt.Errorf("networkpolicy: adding the controller: %w", err)
+		}
 	}
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("networkpolicy").
@@ -165,17 +169,31 @@ func (c *Controller) Connected(cell string) {
 	c.queue.Add(cell)
 }
 
-// Start watches the cluster and tells cells until the context ends.
+// watcher is the part of a Controller that runs in every Kip.
+type watcher struct{ *Controller }
+
+var _ manager.LeaderElectionRunnable = watcher{}
+
+func (watcher) NeedLeaderElection() bool { return false }
+
+// Start watches all that policies are about, until the context ends. Of a large
+// cluster that is much, so that a Kip that stands by has read it before it leads.
+func (w watcher) Start(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, s := range w.sources {
+		wg.Go(func() { s.reflector.RunWithContext(ctx) })
+	}
+	return nil
+}
+
+// Start tells cells, until the context ends, what follows from what is watched.
 func (c *Controller) Start(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer c.queue.ShutDown()
-	sources := c.newSources()
-	for _, s := range sources {
-		wg.Go(func() { s.reflector.RunWithContext(ctx) })
-	}
 	// Before all is known, a policy that denies may be among what is not.
-	for _, s := range sources {
+	for _, s := range c.sources {
 		select {
 		case <-s.synced:
 		case <-ctx.Done():

@@ -138,11 +138,12 @@ func (k *kip) start() {
 		k.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	go func() { done <- watcher{k.controller}.Start(ctx) }()
 	go func() { done <- k.controller.Start(ctx) }()
 	k.stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := errors.Join(<-done, <-done); err != nil {
 			k.Error(err)
 		}
 	})

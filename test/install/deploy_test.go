@@ -14,6 +14,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	securityapi "k8s.io/pod-security-admission/api"
 	security "k8s.io/pod-security-admission/policy"
 
@@ -64,6 +65,7 @@ func TestDeployRefuses(t *testing.T) {
 			"cells would run whatever is there", map[string]string{"CELL_SOFTWARE_SHA256": ""}, []string{"CELL_SOFTWARE_SHA256 one is not set"},
 		},
 		"another hash": {"", map[string]string{"CELL_SOFTWARE_SHA256": "d41d8cd98f00b204e9800998ecf8427e"}, []string{"CELL_SOFTWARE_SHA256 is"}},
+		"nodes":        {"none would be no Kip", map[string]string{"VIRTUAL_NODES": "0"}, []string{`VIRTUAL_NODES is "0"`}},
 		"no file":      {"", map[string]string{"PROVIDER_CONFIG": "/nowhere"}, []string{"PROVIDER_CONFIG is /nowhere"}},
 		"said twice": {
 			"a variable without a place would be ignored", map[string]string{"PROVIDER_CONFIG": "/dev/null"}, []string{"VPC_ID is set, and", "KIP_CELL_SG is set, and"},
@@ -343,8 +345,88 @@ func TestDeployedImageCache(t *testing.T) {
 	}
 }
 
+// TestDeploySeveral: each virtual node has its rights and a second Kip.
+func TestDeploySeveral(t *testing.T) {
+	vars := variables()
+	vars["VIRTUAL_NODES"], vars["SECOND_KIP"] = "2", "true"
+	all := render(t, vars)
+	var names []string
+	for _, key := range []string{"ClusterRole /kip-provider", "Role elotl-kip/kip-provider", "Role kube-node-lease/kip-provider"} {
+		var role rbacv1.ClusterRole // a Role has the same fields
+		find(t, all, key).into(t, &role)
+		for _, rule := range role.Rules {
+			for _, name := range rule.ResourceNames {
+				if strings.HasSuffix(name, "kip-provider-0") || strings.HasSuffix(name, "kip-provider-1") {
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	want := []string{
+		"kip-provider-0", "kip-provider-1", "system:node:kip-provider-0", "system:node:kip-provider-1",
+		"kip-usage-kip-provider-0", "kip-usage-kip-provider-1", "kip-provider-0", "kip-provider-1", "kip-provider-0", "kip-provider-1",
+	}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("the rights name (-want +got): %s", diff)
+	}
+
+	var first, second appsv1.StatefulSet
+	find(t, all, "StatefulSet elotl-kip/kip-provider").into(t, &first)
+	find(t, all, "StatefulSet elotl-kip/kip-second").into(t, &second)
+	for _, set := range []appsv1.StatefulSet{first, second} {
+		if *set.Spec.Replicas != 2 {
+			t.Errorf("%s has %d replicas", set.Name, *set.Spec.Replicas)
+		}
+		checkPod(t, &set.Spec.Template.Spec)
+	}
+	for _, of := range [][2]appsv1.StatefulSet{{first, second}, {second, first}} {
+		selector, err := metav1.LabelSelectorAsSelector(of[0].Spec.Selector)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if selector.Matches(labels.Set(of[1].Spec.Template.Labels)) {
+			t.Errorf("%s would take the pods of %s for its own", of[0].Name, of[1].Name)
+		}
+	}
+	args := second.Spec.Template.Spec.Containers[0].Args
+	if !slices.Contains(args, "--node-name=kip-provider-$(POD_INDEX)") || !slices.Contains(args, "--leader-elect") {
+		t.Errorf("the second Kip is run with %q", args)
+	}
+	var budget policyv1.PodDisruptionBudget
+	find(t, all, "PodDisruptionBudget elotl-kip/kip-provider").into(t, &budget)
+	selector, err := metav1.LabelSelectorAsSelector(budget.Spec.Selector)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, set := range []appsv1.StatefulSet{first, second} {
+		if !selector.Matches(labels.Set(set.Spec.Template.Labels)) {
+			t.Errorf("both Kips of a node may be evicted at once: nothing counts %s", set.Name)
+		}
+	}
+}
+
+// TestDeployKeepsNodesWithCells: nobody but its own Kip ends a node's instances.
+func TestDeployKeepsNodesWithCells(t *testing.T) {
+	dir := programs(t, map[string]string{"kubectl": `#!/bin/sh
+case "$*" in
+*"get statefulset kip-provider"*) echo 3 ;;
+*"get cells.kip.elotl.co --selector kip.elotl.co/node=kip-provider-2"*) echo cell/web-1 ;;
+*apply*) echo "$*" >>"$(dirname "$0")/called" ;;
+esac
+`})
+	vars := variables()
+	vars["VIRTUAL_NODES"] = "2"
+	_, stderr, code := script(t, dir, "deploy.sh", vars)
+	if code != 2 || !strings.Contains(stderr, "kip-provider-2 has cells") {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+	if called, err := os.ReadFile(filepath.Join(dir, "called")); err == nil {
+		t.Errorf("something was applied: %s", called)
+	}
+}
+
 func TestCleanupJob(t *testing.T) {
-	text := strings.NewReplacer("${NAMESPACE}", "elotl-kip", "${KIP_IMAGE}", "registry/kip:1").Replace(read(t, "kustomize/cleanup/job.yaml"))
+	text := strings.NewReplacer("${NAMESPACE}", "elotl-kip", "${KIP_IMAGE}", "registry/kip:1", "${KIP_NODE}", "kip-provider-0").Replace(read(t, "kustomize/cleanup/job.yaml"))
 	if strings.Contains(strings.SplitN(text, "\napiVersion", 2)[1], "${") {
 		t.Error("undeploy.sh does not fill in all of it")
 	}

@@ -148,9 +148,10 @@ func TestPoliciesAllowTheSameActions(t *testing.T) {
 }
 
 // TestTightPolicyIsTight: what changes anything is bound to this controller's
-// tag, to the VPC or to one role.
+// tag, or another virtual node's of the same installation, to the VPC or to one
+// role.
 func TestTightPolicyIsTight(t *testing.T) {
-	const controller = "prod/kip/kip-provider-0"
+	const controller = "prod/kip/kip-provider-*"
 	free := []string{"aws-marketplace:MeterUsage", "aws-marketplace:RegisterUsage", "ecr:GetAuthorizationToken"}
 	bound := map[string]string{
 		"aws:RequestTag/KipControllerID": controller, "ec2:ResourceTag/KipControllerID": controller,

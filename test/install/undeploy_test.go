@@ -9,7 +9,7 @@ import (
 )
 
 // cluster is a kubectl that plays a cluster whose state is the files beside it:
-// pods, cells (each line is gone when it was listed twice after the pods'
+// nodes, pods, cells (each line is gone when it was listed twice after the pods'
 // deletion), job (the result), replicas, failing (a pattern of calls that
 // fail). Every change is noted in the file changes. It refuses to end Kip while
 // there are cells.
@@ -19,13 +19,14 @@ all=" $* "
 [ -f failing ] && grep -qF "$(cat failing)" <<<"$all" && { echo "connection refused" >&2; exit 1; }
 case $all in
 *" get namespaces "*) ;;
+*" get nodes "*) cat nodes ;;
 *" get pods --all-namespaces "*) cat pods ;;
 *" get cells.kip.elotl.co "*) cat cells; [ -s pods ] || { tail -n +2 cells >cells.next; mv cells.next cells; } ;;
 *" get customresourcedefinition "*) [ -f gone-crd ] || echo crd ;;
 *" get statefulset kip-provider --ignore-not-found "*) [ ! -f replicas ] || echo statefulset ;;
 *" get statefulset kip-provider --output jsonpath={.spec.replicas} "*) cat replicas ;;
 *" get statefulset kip-provider --output "*) echo registry/kip:1 ;;
-*" get pod kip-provider-0 "* | *" get node kip-provider-0 "*) echo it ;;
+*" get pod kip-provider-"* | *" get node kip-provider-"*) echo it ;;
 *" get job "*) cat job ;;
 *" logs "* | *" describe "* | *" wait "*) ;;
 *" delete pod "*) : >pods; echo "$*" >>changes ;;
@@ -44,7 +45,8 @@ func TestUndeploy(t *testing.T) {
 		"delete rolebinding,role kip-provider --namespace kube-node-lease", "delete rolebinding kip-provider-client-ca --namespace kube-system",
 		"delete namespace kip",
 	}
-	stop := "--namespace kip scale statefulset kip-provider --replicas 0"
+	const noSecond = "--namespace kip delete statefulset kip-second"
+	const stop = "--namespace kip scale statefulset kip-provider --replicas 0"
 	tests := map[string]struct {
 		reason string
 		state  map[string]string
@@ -56,7 +58,13 @@ func TestUndeploy(t *testing.T) {
 		"nothing runs": {
 			reason: "Kip ends, then its group, then the rest",
 			state:  map[string]string{"replicas": "1", "job": "Complete"},
-			want:   slices.Concat([]string{"cordon", stop}, removals),
+			want:   slices.Concat([]string{"cordon", noSecond, stop}, removals),
+		},
+		"two virtual nodes": {
+			reason: "each has a group of its own",
+			state:  map[string]string{"replicas": "2", "job": "Complete", "nodes": "kip-provider-0\nkip-provider-1\n"},
+			want: slices.Concat([]string{"cordon kip-provider-0", "cordon kip-provider-1", noSecond, stop}, removals[:2], removals[:2],
+				removals[2:4], []string{"delete node kip-provider-1", "delete lease kip-provider-1"}, removals[4:]),
 		},
 		"pods run": {
 			reason: "somebody's work is not ended by the way",
@@ -67,17 +75,17 @@ func TestUndeploy(t *testing.T) {
 			reason: "Kip ends only when the last cell is gone",
 			state:  map[string]string{"replicas": "1", "pods": pod, "cells": cell + cell + cell, "job": "Complete"},
 			args:   []string{"--delete-pods"},
-			want:   slices.Concat([]string{"cordon", "--namespace default delete pod web-1", stop}, removals),
+			want:   slices.Concat([]string{"cordon", "--namespace default delete pod web-1", noSecond, stop}, removals),
 		},
 		"the group stays": {
 			reason: "what is left needs Kip's role, service account and configuration",
 			state:  map[string]string{"replicas": "1", "job": "Failed"},
-			code:   1, want: []string{"cordon", stop, removals[0], removals[1]}, says: "--keep-security-group",
+			code:   1, want: []string{"cordon", noSecond, stop, removals[0], removals[1]}, says: "--keep-security-group",
 		},
 		"the role is gone already": {
 			reason: "then the group is the user's to remove",
 			state:  map[string]string{"replicas": "1"}, args: []string{"--keep-security-group"},
-			want: slices.Concat([]string{"cordon", stop}, removals[2:]),
+			want: slices.Concat([]string{"cordon", noSecond, stop}, removals[2:]),
 		},
 		"cells without a Kip": {
 			reason: "nobody would end their instances",
@@ -90,7 +98,7 @@ func TestUndeploy(t *testing.T) {
 		"stopped with cells left": {
 			reason: "Kip has to run to end them",
 			state:  map[string]string{"replicas": "0", "cells": cell + cell, "job": "Complete"},
-			want:   slices.Concat([]string{"--namespace kip scale statefulset kip-provider --replicas 1", "cordon", stop}, removals),
+			want:   slices.Concat([]string{"--namespace kip scale statefulset kip-provider --replicas 1", "cordon", noSecond, stop}, removals),
 		},
 		"the API server fails": {
 			reason: "no answer is not the answer that there is nothing",
@@ -101,7 +109,7 @@ func TestUndeploy(t *testing.T) {
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
 			dir := programs(t, map[string]string{"kubectl": cluster, "sleep": "#!/bin/sh\n"})
-			state := map[string]string{"pods": "", "cells": "", "job": "", "changes": ""}
+			state := map[string]string{"nodes": "node-0\nkip-provider-0\n", "pods": "", "cells": "", "job": "", "changes": ""}
 			for file, text := range tc.state {
 				state[file] = text
 			}

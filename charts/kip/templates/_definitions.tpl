@@ -20,7 +20,27 @@
 {{ .Values.image.registry }}/kip:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{- /* Of a component: provider, or second. */}}
 {{- define "kip.labels" -}}
 app.kubernetes.io/name: kip
-app.kubernetes.io/component: provider
+app.kubernetes.io/component: {{ . }}
+{{- end }}
+
+{{- /* What Kip's own pods have in common. */}}
+{{- define "kip.partOf" -}}
+app.kubernetes.io/part-of: kip-provider
+{{- end }}
+
+{{- /* A file of kustomize's in the release's namespace, in which what names one virtual node names them all. */}}
+{{- define "kip.rights" -}}
+{{- $text := regexReplaceAll "(?m)^( *)namespace: kip$" (.root.Files.Get .file) (printf "${1}namespace: %s" .root.Release.Namespace) }}
+{{- range $first := regexFindAll "resourceNames: \\[[^]]*kip-provider-0[^]]*\\]" $text -1 | uniq }}
+{{- $name := $first | trimPrefix "resourceNames: [" | trimSuffix "]" }}
+{{- $all := list }}
+{{- range $i := until (int $.root.Values.virtualNodes) }}
+{{- $all = append $all ($name | replace "kip-provider-0" (printf "kip-provider-%d" $i)) }}
+{{- end }}
+{{- $text = $text | replace $first (printf "resourceNames: [%s]" (join ", " $all)) }}
+{{- end }}
+{{- $text }}
 {{- end }}
