@@ -51,9 +51,9 @@ func (p *Provider) Run(ctx context.Context, client kubernetes.Interface, caches 
 		SecretInformer:    never.Core().V1().Secrets(),
 		ServiceInformer:   never.Core().V1().Services(),
 
-		SyncPodsFromKubernetesRateLimiter:        rateLimiter(),
-		DeletePodsFromKubernetesRateLimiter:      rateLimiter(),
-		SyncPodStatusFromProviderRateLimiter:     rateLimiter(),
+		SyncPodsFromKubernetesRateLimiter:        rateLimiter[any](),
+		DeletePodsFromKubernetesRateLimiter:      rateLimiter[any](),
+		SyncPodStatusFromProviderRateLimiter:     rateLimiter[any](),
 		SyncPodsFromKubernetesShouldRetryFunc:    retryForEver,
 		DeletePodsFromKubernetesShouldRetryFunc:  retryForEver,
 		SyncPodStatusFromProviderShouldRetryFunc: retryForEver,
@@ -95,9 +95,10 @@ func named(what string, err error) error {
 }
 
 // rateLimiter backs off per pod only; the library's default also limits the
-// sum of all pods to 10 a second.
-func rateLimiter() workqueue.TypedRateLimiter[any] {
-	return workqueue.NewTypedItemExponentialFailureRateLimiter[any](5*time.Millisecond, 30*time.Second)
+// sum of all pods to 10 a second. And not for long: controller-runtime's default
+// would come back to a pod a quarter of an hour after the API server did.
+func rateLimiter[T comparable]() workqueue.TypedRateLimiter[T] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[T](5*time.Millisecond, 15*time.Second)
 }
 
 // retryForEver keeps the library from forgetting a pod after 20 failures.

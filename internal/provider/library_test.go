@@ -172,12 +172,12 @@ func TestLibraryNeverForgetsAPod(t *testing.T) {
 	if at, err := retryForEver(t.Context(), "default/web", 1000, time.Now(), errors.New("again")); at != nil || err != nil {
 		t.Errorf("%v, %v", at, err)
 	}
-	r := rateLimiter()
+	r := rateLimiter[string]()
 	var last time.Duration
 	for range 50 {
 		last = r.When("default/web")
 	}
-	if last != 30*time.Second || r.When("default/other") > 10*time.Millisecond {
+	if last != 15*time.Second || r.When("default/other") > 10*time.Millisecond {
 		t.Errorf("backs off %s for one pod, and makes another wait", last)
 	}
 }

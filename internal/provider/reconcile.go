@@ -50,7 +50,7 @@ func (p *Provider) SetupWithManager(ctx context.Context, mgr ctrl.Manager) error
 		For(&corev1.Pod{}).
 		Watches(&v1beta1.Cell{}, handler.EnqueueRequestsFromMapFunc(requestOfCell)).
 		WatchesRawSource(source.Func(p.takeQueue)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers, RateLimiter: rateLimiter[reconcile.Request]()}).
 		Complete(p)
 }
 

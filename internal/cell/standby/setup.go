@@ -3,6 +3,7 @@ package standby
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -43,7 +44,12 @@ func (c *Controller) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 			queue.Add(pools) // there may be no cell yet
 			return nil
 		})).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
+		WithOptions(controller.Options{
+			MaxConcurrentReconciles: 1,
+			// The default would come back a quarter of an hour after an API server that
+			// was away.
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, 15*time.Second),
+		}).
 		Complete(c)
 	if err != nil {
 		return fmt.Errorf("standby: setting up the controller: %w", err)
