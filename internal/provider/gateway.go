@@ -157,10 +157,15 @@ func (p *Provider) bound(name string, uid types.UID) (*v1beta1.Cell, *corev1.Pod
 
 // SetPodStatus is part of gateway.Sink: the kubelet's word on its pod. It is
 // taken here and written to the API server by the library.
-func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, status corev1.PodStatus) (*corev1.Pod, error) {
+func (p *Provider) SetPodStatus(ctx context.Context, name string, uid types.UID, status corev1.PodStatus) (*corev1.Pod, error) {
 	cell, pod, err := p.bound(name, uid)
 	if err != nil {
 		return nil, err
+	}
+	if cell.Status.Interruption == nil && mayBeStopped(pod, status) {
+		if cell, err = p.liveCell(ctx, cell); err != nil {
+			return nil, err
+		}
 	}
 	// A kubelet reports the whole status, and in it what Kip told of an
 	// interruption: that is no word of the kubelet's.
@@ -183,6 +188,18 @@ func (p *Provider) SetPodStatus(_ context.Context, name string, uid types.UID, s
 	p.poke(client.ObjectKeyFromObject(pod))
 	pod.Status = compose(&pod.Status, &status, cellReady(cell, metav1.NewTime(p.Clock.Now())))
 	return p.visible(pod, cell), nil
+}
+
+// liveCell is the cell as the API server has it.
+func (p *Provider) liveCell(ctx context.Context, cached *v1beta1.Cell) (*v1beta1.Cell, error) {
+	cell := &v1beta1.Cell{}
+	if err := p.Live.Get(ctx, client.ObjectKeyFromObject(cached), cell); err != nil {
+		return nil, fmt.Errorf("looking at cell %s: %w", cached.Name, err)
+	}
+	if cell.UID != cached.UID {
+		return nil, apierrors.NewNotFound(corev1.Resource("pods"), cached.Spec.Pod.Name) // it was that one's
+	}
+	return cell, nil
 }
 
 // PodTerminated is part of gateway.Sink: the kubelet has removed the pod.

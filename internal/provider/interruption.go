@@ -278,6 +278,18 @@ func stopping(pod *corev1.Pod, cell *v1beta1.Cell) bool {
 	return cell.Status.Interruption != nil && pod.DeletionTimestamp == nil && metav1.GetControllerOf(pod) == nil
 }
 
+// mayBeStopped says whether a kubelet may report this because it was shown a
+// deletion by another Kip, which had heard of an interruption when this one's
+// cache had not. Such a pod would be taken for one that ended by itself, which is
+// not taken back. One that does not run again fails either way.
+func mayBeStopped(pod *corev1.Pod, status corev1.PodStatus) bool {
+	if pod.DeletionTimestamp != nil || pod.Spec.RestartPolicy == corev1.RestartPolicyNever || metav1.GetControllerOf(pod) != nil {
+		return false
+	}
+	conclude(pod, &status)
+	return terminal(status.Phase)
+}
+
 // stopTime is when the grace period of a pod that is being stopped ends. It
 // follows from the Cell, so that every Kip says the same.
 func (p *Provider) stopTime(pod *corev1.Pod, cell *v1beta1.Cell) time.Time {

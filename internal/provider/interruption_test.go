@@ -202,6 +202,32 @@ func TestInterruptedPodRunsAgain(t *testing.T) {
 	}
 }
 
+// TestStoppedByAnotherKip: the kubelet was shown the deletion by the Kip before
+// this one, whose cache has not heard of the interruption. What the kubelet says
+// of the pod's end is not taken for the pod's own.
+func TestStoppedByAnotherKip(t *testing.T) {
+	for _, p := range []corev1.RestartPolicy{corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure} {
+		for _, phase := range []corev1.PodPhase{corev1.PodSucceeded, corev1.PodFailed} {
+			t.Run(string(p)+" "+string(phase), func(t *testing.T) {
+				w := newWorld(t)
+				w.running(policy(p))
+				before := w.cells()
+				w.interrupt(2 * time.Minute)
+				w.settle()
+				w.restart()
+				w.staleCells = before
+				w.report(from("10.0.0.4", phase))
+				w.must()
+				w.staleCells = nil
+				w.settle()
+				if now := w.pod().Status; now.Phase != corev1.PodRunning || now.ContainerStatuses[0].State.Waiting == nil {
+					t.Errorf("the pod is %s, with %+v", now.Phase, now.ContainerStatuses[0].State)
+				}
+			})
+		}
+	}
+}
+
 // TestContainersOfAnEarlierCell are not a kubelet's own: it would take one that
 // ended for done. This holds whatever Kip remembers.
 func TestContainersOfAnEarlierCell(t *testing.T) {

@@ -213,6 +213,15 @@ func (w *world) get(ctx context.Context, c client.WithWatch, key client.ObjectKe
 	if ok && w.stalePods {
 		return apierrors.NewNotFound(corev1.Resource("pods"), key.Name)
 	}
+	if cell, ok := o.(*v1beta1.Cell); ok && w.staleCells != nil {
+		for i := range w.staleCells {
+			if w.staleCells[i].Name == key.Name {
+				w.staleCells[i].DeepCopyInto(cell)
+				return nil
+			}
+		}
+		return apierrors.NewNotFound(corev1.Resource("cells"), key.Name)
+	}
 	if err := c.Get(ctx, key, o, opts...); err != nil {
 		return err
 	}
