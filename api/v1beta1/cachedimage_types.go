@@ -57,12 +57,17 @@ type CachedImageStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// Layers, the lowest first; empty until all of them are in the cache.
+	// Layers, the lowest first. While they are being fetched they are those that
+	// have come.
 	// +optional
 	Layers []CachedLayer `json:"layers,omitempty"`
 	// Size of the layers' files in bytes. Other images may share them.
 	// +optional
 	Size int64 `json:"size,omitempty"`
+	// FetchedBy is set while layers are being fetched: cells wait for them, and
+	// no longer than until then.
+	// +optional
+	FetchedBy *metav1.Time `json:"fetchedBy,omitempty"`
 	// LastUsed is when a pod last had the image, to within an hour.
 	// +optional
 	LastUsed *metav1.Time `json:"lastUsed,omitempty"`
@@ -89,6 +94,10 @@ type CachedLayer struct {
 const (
 	// ReasonCached: all layers are there.
 	ReasonCached = "Cached"
+	// ReasonFetching: layers are being fetched. Cells use those that are there.
+	ReasonFetching = "Fetching"
+	// ReasonNotFetched: they could not be; it is tried again.
+	ReasonNotFetched = "NotFetched"
 	// ReasonNotCacheable: a layer cannot be a file system by itself.
 	ReasonNotCacheable = "NotCacheable"
 )

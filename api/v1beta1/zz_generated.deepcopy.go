@@ -98,6 +98,10 @@ func (in *CachedImageStatus) DeepCopyInto(out *CachedImageStatus) {
 		*out = make([]CachedLayer, len(*in))
 		copy(*out, *in)
 	}
+	if in.FetchedBy != nil {
+		in, out := &in.FetchedBy, &out.FetchedBy
+		*out = (*in).DeepCopy()
+	}
 	if in.LastUsed != nil {
 		in, out := &in.LastUsed, &out.LastUsed
 		*out = (*in).DeepCopy()

@@ -31,7 +31,8 @@ import (
 )
 
 // imageCacheSecret has the image cache's master key, in Kip's own namespace.
-// When it is lost the cache is empty, and fills again.
+// When it is lost the cache is empty, and fills again. The lease of the controller
+// that works has the same name.
 const imageCacheSecret = "kip-image-cache"
 
 const masterKey = "master-key"
@@ -240,6 +241,23 @@ func imageGrants(mgr ctrl.Manager, c *rest.Config, kube kubernetes.Interface, o 
 	return grants.New(grants.Config{
 		Images: mgr.GetAPIReader(), PullSecrets: pullSecrets(node), Registries: registries, Places: places,
 		Keys:    func(ctx context.Context) (*store.Keys, error) { return imageCacheKeys(ctx, kube, o.Namespace) },
+		Filled:  func(ctx context.Context) (bool, error) { return imageCacheFilled(ctx, kube, o.Namespace) },
 		Metrics: metrics.Registry, Logger: log,
 	})
+}
+
+// imageCacheFilled tells whether a kip image-cache works: it renews its lease.
+func imageCacheFilled(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
+	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, imageCacheSecret, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("looking for the image cache's controller: %w", err)
+	}
+	holder, renewed, lasts := lease.Spec.HolderIdentity, lease.Spec.RenewTime, lease.Spec.LeaseDurationSeconds
+	if holder == nil || *holder == "" || renewed == nil || lasts == nil {
+		return false, nil
+	}
+	return time.Since(renewed.Time) < time.Duration(*lasts)*time.Second, nil
 }

@@ -34,11 +34,13 @@ const (
 	// which an image could not be had: registries count questions.
 	tryAgain       = 15 * time.Second
 	tryAgainAtMost = 15 * time.Minute
-	// workers look at pods at the same time. Most ask a registry for a digest,
-	// or wait for what another one makes.
+	// lookSoon is when a pod is looked at again whose image is being made for
+	// another one.
+	lookSoon = 15 * time.Second
+	// workers look at pods at the same time. Most ask a registry for a digest.
 	workers = 32
-	// converting is how many layers are pulled at once: a core each, and room
-	// for an unpacked layer.
+	// converting is how many images are pulled at once, layer by layer: a core
+	// each, and room for an unpacked layer.
 	converting = 2
 	// restFor is how long an image that could not be made is left alone.
 	restFor = 2 * time.Minute
@@ -76,7 +78,7 @@ type Config struct {
 type Controller struct {
 	cfg     Config
 	metrics *metrics
-	// slots are taken while a layer is pulled.
+	// slots are taken while an image is pulled.
 	slots chan struct{}
 
 	mu sync.Mutex
@@ -141,10 +143,13 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	var failed []error
+	again := lookAgain
 	for _, image := range platforms.Images(pod) {
 		err := c.ensure(ctx, image, secrets)
 		switch {
 		case err == nil:
+		case errors.Is(err, errBeingMade):
+			again = lookSoon
 		case ctx.Err() != nil:
 			return reconcile.Result{}, ctx.Err()
 		case errors.Is(err, errNotCacheable):
@@ -157,7 +162,7 @@ func (c *Controller) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if len(failed) > 0 {
 		return reconcile.Result{}, errors.Join(failed...)
 	}
-	return reconcile.Result{RequeueAfter: lookAgain}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }
 
 // keep sees to the images that are to be kept.
@@ -166,7 +171,7 @@ func (c *Controller) keep(ctx context.Context) {
 	defer ticker.Stop()
 	for {
 		for _, image := range c.cfg.Keep {
-			if err := c.ensure(ctx, image, nil); err != nil && ctx.Err() == nil {
+			if err := c.ensure(ctx, image, nil); err != nil && !errors.Is(err, errBeingMade) && ctx.Err() == nil {
 				c.cfg.Logger.WarnContext(ctx, "an image that is to be kept in the cache is not there", "image", image, "err", err)
 			}
 		}
@@ -222,27 +227,35 @@ func (c *Controller) noteFailure(object string, err error) {
 	c.failed[object] = failure{err, c.cfg.Clock.Now()}
 }
 
-// take waits until nobody else makes what has this name; done lets others.
-func (c *Controller) take(ctx context.Context, made string) (done func(), err error) {
+// take waits until nobody else makes the layer; done lets others.
+func (c *Controller) take(ctx context.Context, layer string) (done func(), err error) {
 	for {
-		c.mu.Lock()
-		ended, busy := c.making[made]
-		if !busy {
-			ended = make(chan struct{})
-			c.making[made] = ended
-			c.mu.Unlock()
-			return func() {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				delete(c.making, made)
-				close(ended)
-			}, nil
+		done, ended := c.tryTake(layer)
+		if done != nil {
+			return done, nil
 		}
-		c.mu.Unlock()
 		select {
 		case <-ended:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// tryTake takes what has this name to make it, unless somebody else makes it:
+// that has ended when ended is closed.
+func (c *Controller) tryTake(made string) (done func(), ended <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if busy, ok := c.making[made]; ok {
+		return nil, busy
+	}
+	end := make(chan struct{})
+	c.making[made] = end
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.making, made)
+		close(end)
+	}, nil
 }

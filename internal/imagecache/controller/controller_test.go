@@ -172,8 +172,8 @@ func TestForeignLayer(t *testing.T) {
 	if err := w.run(t, "evil", "attacker.example.com/my/app:1"); err == nil {
 		t.Error("no error")
 	}
-	if _, there := w.images(t)["attacker.example.com/my/app"]; there || attacker.sent(secret) == 0 {
-		t.Errorf("the attacker's image is in the cache, or the attacker was not asked for the layer (%d times)", attacker.sent(secret))
+	if got := w.images(t)["attacker.example.com/my/app"].Status; len(got.Layers) > 0 || got.FetchedBy != nil || attacker.sent(secret) == 0 {
+		t.Errorf("the attacker's image is in the cache, or the attacker was not asked for the layer (%d times): %+v", attacker.sent(secret), got)
 	}
 	// A registry that has it is believed when it has sent it.
 	if err := w.run(t, "copy", "honest.example.com/team/app:1"); err != nil {

@@ -115,18 +115,22 @@ func (c *Controller) inside(at name.Digest, how []remote.Option) ([]manifest, er
 	return found, nil
 }
 
-// one sees to one image. Whoever comes while it is being made waits and finds it.
+// errBeingMade says that an image is being made already, for another pod. Nobody
+// waits for that: there may be more of its pods than workers.
+var errBeingMade = errors.New("the image is being made")
+
+// one sees to one image.
 func (c *Controller) one(ctx context.Context, from source, m manifest) error {
 	repository := registry.Name(from.repository)
 	object := v1beta1.CachedImageName(repository, m.digest)
-	done, err := c.take(ctx, object)
-	if err != nil {
-		return err
+	done, _ := c.tryTake(object)
+	if done == nil {
+		return errBeingMade
 	}
 	defer done()
 
 	image := &v1beta1.CachedImage{}
-	err = c.cfg.Live.Get(ctx, client.ObjectKey{Name: object}, image)
+	err := c.cfg.Live.Get(ctx, client.ObjectKey{Name: object}, image)
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("reading CachedImage %s: %w", object, err)
 	}
@@ -135,7 +139,7 @@ func (c *Controller) one(ctx context.Context, from source, m manifest) error {
 	case ready == nil:
 	case ready.Reason == v1beta1.ReasonNotCacheable:
 		return errors.Join(c.noteUse(ctx, image), fmt.Errorf("%w: %s", errNotCacheable, ready.Message))
-	default:
+	case ready.Status == metav1.ConditionTrue:
 		there, err := c.there(image.Status.Layers)
 		if err != nil {
 			return err
@@ -147,16 +151,22 @@ func (c *Controller) one(ctx context.Context, from source, m manifest) error {
 	if err := c.rest(object); err != nil {
 		return err
 	}
-	layers, err := c.pull(ctx, from, m)
-	if err != nil && !errors.Is(err, errNotCacheable) {
-		if ctx.Err() == nil {
-			c.noteFailure(object, err)
-		}
-		return err
-	}
 	image.Name = object
 	image.Spec = v1beta1.CachedImageSpec{Repository: repository, Digest: m.digest, Architecture: m.architecture}
-	return errors.Join(err, c.write(ctx, image, layers, err))
+	f := &fetching{controller: c, image: image}
+	defer f.end()
+	layers, err := c.pull(ctx, from, m, f)
+	switch {
+	case err == nil:
+		return c.write(ctx, image, layers, readyCondition(metav1.ConditionTrue, v1beta1.ReasonCached, "Cells mount it."), nil)
+	case errors.Is(err, errNotCacheable):
+		return errors.Join(err, c.write(ctx, image, nil, readyCondition(metav1.ConditionFalse, v1beta1.ReasonNotCacheable, err.Error()), nil))
+	case ctx.Err() != nil:
+		// Whoever comes next goes on; cells wait for it a while.
+		return err
+	}
+	c.noteFailure(object, err)
+	return errors.Join(err, f.failed(ctx, err))
 }
 
 // there tells whether the files of all layers are on the share, as they are
@@ -174,8 +184,8 @@ func (c *Controller) there(layers []v1beta1.CachedLayer) (bool, error) {
 	return true, nil
 }
 
-// pull makes the files of an image's layers.
-func (c *Controller) pull(ctx context.Context, from source, m manifest) ([]v1beta1.CachedLayer, error) {
+// pull makes the files of an image's layers, and tells f of each that is there.
+func (c *Controller) pull(ctx context.Context, from source, m manifest, f *fetching) ([]v1beta1.CachedLayer, error) {
 	list, config, err := c.describe(ctx, from, m)
 	if err != nil {
 		return nil, fmt.Errorf("reading the image's manifest: %w", err)
@@ -183,12 +193,15 @@ func (c *Controller) pull(ctx context.Context, from source, m manifest) ([]v1bet
 	if len(list.Layers) != len(config.RootFS.DiffIDs) {
 		return nil, fmt.Errorf("%w: its manifest has %d layers and its configuration %d", errNotCacheable, len(list.Layers), len(config.RootFS.DiffIDs))
 	}
+	for _, l := range list.Layers {
+		f.bytes += l.Size
+	}
 	var layers []v1beta1.CachedLayer
 	for i, l := range list.Layers {
 		if !l.MediaType.IsLayer() || !l.MediaType.IsDistributable() {
 			return nil, fmt.Errorf("%w: a layer is of type %s", errNotCacheable, l.MediaType)
 		}
-		made, err := c.layer(ctx, from, l.Digest, config.RootFS.DiffIDs[i].String())
+		made, err := c.layer(ctx, from, l.Digest, config.RootFS.DiffIDs[i].String(), f)
 		if err != nil {
 			return nil, err
 		}
@@ -196,6 +209,9 @@ func (c *Controller) pull(ctx context.Context, from source, m manifest) ([]v1bet
 			return nil, fmt.Errorf("%w: layer %s has files in a directory that it does not describe", errNotCacheable, l.Digest)
 		}
 		layers = append(layers, made)
+		if i < len(list.Layers)-1 {
+			f.arrived(ctx, layers)
+		}
 	}
 	// Pulling may have taken long. What the sweep took for leftovers meanwhile
 	// must not be written down.
@@ -222,30 +238,34 @@ func (c *Controller) describe(ctx context.Context, from source, m manifest) (lis
 	return list, config, err
 }
 
-// write writes down what became of an image: its layers, or why there are none.
-func (c *Controller) write(ctx context.Context, image *v1beta1.CachedImage, layers []v1beta1.CachedLayer, not error) error {
+// write writes down what the cache has of an image, and until when cells wait for
+// the rest, if they do.
+func (c *Controller) write(ctx context.Context, image *v1beta1.CachedImage, layers []v1beta1.CachedLayer, ready metav1.Condition, fetchedBy *metav1.Time) error {
+	now := metav1.NewTime(c.cfg.Clock.Now())
+	status := image.Status.DeepCopy()
+	status.Layers, status.Size, status.LastUsed, status.FetchedBy = layers, 0, &now, fetchedBy
+	for _, l := range layers {
+		status.Size += layer.FileSize(l.Size)
+	}
+	meta.SetStatusCondition(&status.Conditions, ready)
 	if image.ResourceVersion == "" {
 		// The status goes its own way, so it is kept out of this.
 		if err := c.cfg.Client.Create(ctx, image); err != nil {
 			return fmt.Errorf("making CachedImage %s: %w", image.Name, err)
 		}
 	}
-	image.Status.Layers, image.Status.Size = layers, 0
-	for _, l := range layers {
-		image.Status.Size += layer.FileSize(l.Size)
-	}
-	now := metav1.NewTime(c.cfg.Clock.Now())
-	image.Status.LastUsed = &now
-	ready := metav1.Condition{Type: v1beta1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonCached, Message: "Cells mount it."}
-	if not != nil {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, v1beta1.ReasonNotCacheable, not.Error()
-	}
-	meta.SetStatusCondition(&image.Status.Conditions, ready)
+	image.Status = *status
 	if err := c.cfg.Client.Status().Update(ctx, image); err != nil {
 		return fmt.Errorf("writing CachedImage %s: %w", image.Name, err)
 	}
-	c.cfg.Logger.InfoContext(ctx, "image in the cache", "image", image.Spec.Repository+"@"+image.Spec.Digest, "architecture", image.Spec.Architecture, "reason", ready.Reason, "bytes", image.Status.Size)
+	if fetchedBy == nil {
+		c.cfg.Logger.InfoContext(ctx, "image in the cache", "image", image.Spec.Repository+"@"+image.Spec.Digest, "architecture", image.Spec.Architecture, "reason", ready.Reason, "bytes", image.Status.Size)
+	}
 	return nil
+}
+
+func readyCondition(is metav1.ConditionStatus, reason, message string) metav1.Condition {
+	return metav1.Condition{Type: v1beta1.ConditionReady, Status: is, Reason: reason, Message: message}
 }
 
 // noteUse writes down that an image is used, not more often than needed.

@@ -25,33 +25,24 @@ import (
 const stalled = 2 * time.Minute
 
 // layer makes a layer's file, unless it is there and the repository is known to
-// have the layer.
-func (c *Controller) layer(ctx context.Context, from source, digest v1.Hash, diffID string) (v1beta1.CachedLayer, error) {
+// have the layer. If it has to be fetched, f begins.
+func (c *Controller) layer(ctx context.Context, from source, digest v1.Hash, diffID string, f *fetching) (v1beta1.CachedLayer, error) {
+	if known, ok, err := c.shared(ctx, from, digest, diffID); ok || err != nil {
+		return known, err
+	}
+	// Before the layer is taken: whoever has a layer never waits for a turn.
+	if err := f.begin(ctx); err != nil {
+		return v1beta1.CachedLayer{}, err
+	}
 	done, err := c.take(ctx, digest.String())
 	if err != nil {
 		return v1beta1.CachedLayer{}, err
 	}
 	defer done()
-	known, err := c.vouchedFor(ctx, from, digest, diffID)
-	if err != nil {
-		return v1beta1.CachedLayer{}, err
+	// Another image may have needed it meanwhile.
+	if known, ok, err := c.shared(ctx, from, digest, diffID); ok || err != nil {
+		return known, err
 	}
-	if known != nil {
-		there, err := c.there([]v1beta1.CachedLayer{*known})
-		if err != nil {
-			return v1beta1.CachedLayer{}, err
-		}
-		if there {
-			c.metrics.layers.WithLabelValues("shared").Inc()
-			return *known, nil
-		}
-	}
-	select {
-	case c.slots <- struct{}{}:
-	case <-ctx.Done():
-		return v1beta1.CachedLayer{}, ctx.Err()
-	}
-	defer func() { <-c.slots }()
 	made, err := c.fetch(ctx, from, digest, diffID)
 	switch {
 	case err == nil:
@@ -63,6 +54,19 @@ func (c *Controller) layer(ctx context.Context, from source, digest v1.Hash, dif
 		c.metrics.layers.WithLabelValues("failed").Inc()
 	}
 	return made, err
+}
+
+// shared returns a layer that need not be fetched, if there is one.
+func (c *Controller) shared(ctx context.Context, from source, digest v1.Hash, diffID string) (known v1beta1.CachedLayer, ok bool, err error) {
+	vouched, err := c.vouchedFor(ctx, from, digest, diffID)
+	if vouched == nil || err != nil {
+		return known, false, err
+	}
+	ok, err = c.there([]v1beta1.CachedLayer{*vouched})
+	if ok {
+		c.metrics.layers.WithLabelValues("shared").Inc()
+	}
+	return *vouched, ok, err
 }
 
 // sent is a layer that a repository has sent.

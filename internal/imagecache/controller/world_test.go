@@ -49,6 +49,8 @@ type host struct {
 	private map[string]bool
 	// claims answers every HEAD with yes.
 	claims bool
+	// before is called before a layer is sent, if it is set.
+	before func(digest string)
 
 	mu      sync.Mutex
 	blobs   map[string]int
@@ -80,7 +82,11 @@ func newHost(t *testing.T, hostName string) *host {
 		if r.Method == http.MethodHead && what != "" {
 			h.heads++
 		}
+		before := h.before
 		h.mu.Unlock()
+		if layer && before != nil {
+			before(what)
+		}
 		switch {
 		case trouble:
 			w.WriteHeader(http.StatusInternalServerError)

@@ -15,13 +15,20 @@ type Question struct {
 	// Manifest is the digest of the manifest that containerd found, that of the
 	// cell's platform.
 	Manifest string `json:"manifest"`
+	// Have is how many of the image's layers the cell was granted already. Kip
+	// answers when there are more, or none come any more, or within seconds.
+	Have int `json:"have,omitempty"`
 }
 
-// Answer has no layers if the cell may not have any, or there are none: it then
-// pulls the image as ever.
+// Answer has no layers, and none that come, if the cell may not have any, or there
+// are none: it then pulls the image as ever.
 type Answer struct {
-	// Layers are all of the image's, the lowest first.
+	// Layers are all of the image's, the lowest first; of an image that is being
+	// fetched those that have come.
 	Layers []layer.Layer `json:"layers,omitempty"`
+	// Coming says that more layers are being fetched, for which it is better to
+	// ask again than to pull them.
+	Coming bool `json:"coming,omitempty"`
 	// Login is what the pod's own pull secrets have for the registry, for a
 	// cell that must fetch a layer from there after all.
 	Login *Login `json:"login,omitempty"`

@@ -7,6 +7,11 @@
 // that somebody made can say yes to any digest, but there is no CachedImage of
 // its repositories unless it has shown that it has the layers itself.
 //
+// Of an image that is just being fetched a cell is granted the layers that have
+// come. It asks again for the others, and Kip answers when there are some: so
+// cells that start together have the image pulled once, by the controller, and
+// not by each of them. How long that may take the controller has written down.
+//
 // A cell that gets no layers pulls the image. So every failure ends there, and
 // none is an error.
 package grants
@@ -22,8 +27,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -48,7 +51,9 @@ type Config struct {
 	Registries gateway.Registries
 	Places     *registry.Places
 	// Keys are those of the cache's files.
-	Keys    func(ctx context.Context) (*store.Keys, error)
+	Keys func(ctx context.Context) (*store.Keys, error)
+	// Filled tells whether the controller that fills the cache lives.
+	Filled  func(ctx context.Context) (bool, error)
 	Metrics prometheus.Registerer
 	Logger  *slog.Logger
 }
@@ -57,15 +62,18 @@ type Config struct {
 type Source struct {
 	cfg     Config
 	answers *prometheus.CounterVec
+	recent  recent
+	looks   looks
+	hold    time.Duration
 }
 
 var _ gateway.ImageCache = (*Source)(nil)
 
 // New makes a Source.
 func New(cfg Config) (*Source, error) {
-	s := &Source{cfg: cfg, answers: prometheus.NewCounterVec(prometheus.CounterOpts{
+	s := &Source{cfg: cfg, hold: hold, recent: recent{logins: map[allowed]remembered{}}, looks: looks{last: map[image]look{}}, answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "kip_image_cache_grants_total",
-		Help: "Questions of cells for an image of their pod in the image cache, by answer (granted, absent, refused, failed).",
+		Help: "Questions of cells for an image of their pod in the image cache, by answer (granted, coming, absent, refused, failed).",
 	}, []string{"result"})}
 	if err := cfg.Metrics.Register(s.answers); err != nil {
 		return nil, fmt.Errorf("registering the image cache's metrics: %w", err)
@@ -95,56 +103,80 @@ func (s *Source) grant(ctx context.Context, pod *corev1.Pod, q grant.Question) (
 	if err != nil {
 		return answer, "refused", err
 	}
-	layers, err := s.layers(ctx, registry.Name(ref.Context()), manifest.DigestStr())
+	asked := time.Now()
+	image := image{registry.Name(ref.Context()), manifest.DigestStr()}
+	there, err := s.appearing(ctx, pod, image, asked)
 	if err != nil {
 		return answer, "failed", err
 	}
-	if len(layers) == 0 {
+	if there.none() {
 		return answer, "absent", nil
 	}
-	logins, err := s.logins(ctx, pod, ref.Context())
+	login, result, err := s.mayPull(ctx, pod, manifest)
 	if err != nil {
+		return answer, result, err
+	}
+	if there, err = s.arriving(ctx, image, there, q.Have, asked); err != nil {
 		return answer, "failed", err
 	}
-	login, err := s.cfg.Places.Ask(ctx, manifest, logins, func(at name.Reference, how ...remote.Option) error {
+	if answer.Layers, err = s.layers(ctx, there.layers); err != nil {
+		return answer, "failed", err
+	}
+	answer.Coming = there.coming && len(answer.Layers) == len(there.layers)
+	switch {
+	case answer.Coming:
+		result = "coming"
+	case len(answer.Layers) == 0:
+		return answer, "absent", nil
+	default:
+		result = "granted"
+	}
+	if login != nil && login.Username != "" {
+		answer.Login = &grant.Login{Username: login.Username, Password: login.Password}
+	}
+	return answer, result, nil
+}
+
+// mayPull returns the login with which the pod may pull an image, nil if it needs
+// none. It is an error if it may not, or nobody can say.
+func (s *Source) mayPull(ctx context.Context, pod *corev1.Pod, manifest name.Digest) (login *authn.AuthConfig, result string, err error) {
+	key := allowed{pod.UID, manifest.String()}
+	if known, ok := s.recent.get(key); ok {
+		return known, "", nil
+	}
+	logins, err := s.logins(ctx, pod, manifest.Context())
+	if err != nil {
+		return nil, "failed", err
+	}
+	login, err = s.cfg.Places.Ask(ctx, manifest, logins, func(at name.Reference, how ...remote.Option) error {
 		_, err := remote.Head(at, how...)
 		return err
 	})
 	switch {
 	case registry.Refused(err):
-		return answer, "refused", fmt.Errorf("the registry does not let the pod have it: %w", err)
+		return nil, "refused", fmt.Errorf("the registry does not let the pod have it: %w", err)
 	case err != nil:
-		return answer, "failed", fmt.Errorf("asking the registry whether the pod may have it: %w", err)
+		return nil, "failed", fmt.Errorf("asking the registry whether the pod may have it: %w", err)
 	}
-	answer.Layers = layers
-	if login != nil && login.Username != "" {
-		answer.Login = &grant.Login{Username: login.Username, Password: login.Password}
-	}
-	return answer, "granted", nil
+	s.recent.add(key, login)
+	return login, "", nil
 }
 
-// layers are those of an image in the cache, none if it is not there.
-func (s *Source) layers(ctx context.Context, repository, digest string) ([]layer.Layer, error) {
-	image := &v1beta1.CachedImage{}
-	err := s.cfg.Images.Get(ctx, client.ObjectKey{Name: v1beta1.CachedImageName(repository, digest)}, image)
-	if apierrors.IsNotFound(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("looking for the image in the cache: %w", err)
-	}
-	if image.Spec.Repository != repository || image.Spec.Digest != digest || !meta.IsStatusConditionTrue(image.Status.Conditions, v1beta1.ConditionReady) {
+// layers are what a cell needs of layers in the cache, none if it cannot have
+// them.
+func (s *Source) layers(ctx context.Context, cached []v1beta1.CachedLayer) ([]layer.Layer, error) {
+	if len(cached) == 0 {
 		return nil, nil
 	}
 	keys, err := s.cfg.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}
-	layers := make([]layer.Layer, 0, len(image.Status.Layers))
-	for _, l := range image.Status.Layers {
+	layers := make([]layer.Layer, 0, len(cached))
+	for _, l := range cached {
 		given := layer.Layer{Digest: l.Digest, DiffID: l.DiffID, Path: l.Path, Size: l.Size, Key: keys.Key(l.DiffID)}
 		if err := given.Root.UnmarshalText([]byte(l.Root)); err != nil {
-			return nil, fmt.Errorf("reading CachedImage %s: the root of a layer: %w", image.Name, err)
+			return nil, fmt.Errorf("reading the root of layer %s: %w", l.Digest, err)
 		}
 		if keys.Path(l.DiffID) != l.Path {
 			// Of another version of Kip, or another master key: its key is not

@@ -9,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	snapshots "github.com/containerd/containerd/api/services/snapshots/v1"
@@ -24,9 +23,6 @@ const (
 	mountPatience = 10 * time.Second
 	// probe is how many bytes are read to see what the share does.
 	probe = 4096
-	// answerKept is how long Kip's answer serves for the other layers of an
-	// image; its pull takes less.
-	answerKept = time.Minute
 )
 
 // fromCache makes the snapshot that will be called ref out of the cache's layer,
@@ -44,18 +40,13 @@ func (s *Snapshotter) fromCache(ctx context.Context, ref string, r *snapshots.Pr
 	if s.have(ref, r.Parent) {
 		return true, nil
 	}
-	layers, ok := s.granted(ctx, q)
+	granted, ok := s.granted(ctx, q, func(l layer.Layer) bool {
+		return l.Digest == r.Labels[labelDigest] && chainID(parent, l.DiffID) == ref
+	})
 	if !ok {
 		return false, nil
 	}
-	i := slices.IndexFunc(layers, func(l layer.Layer) bool {
-		return l.Digest == r.Labels[labelDigest] && chainID(parent, l.DiffID) == ref
-	})
-	if i < 0 {
-		s.cfg.Logger.Warn("the layers that Kip grants are not those of the image", "image", q.Image, "manifest", q.Manifest, "layer", r.Labels[labelDigest])
-		return false, nil
-	}
-	return s.mountCached(ctx, ref, r, cached{Of: q, Layer: layers[i]})
+	return s.mountCached(ctx, ref, r, cached{Of: q, Layer: granted})
 }
 
 // chain returns the name of the layers up to a committed snapshot.
@@ -156,62 +147,4 @@ func (s *Snapshotter) tryMount(ctx context.Context, id uint64, l *source.Layer) 
 func (s *Snapshotter) without(c cached, reason string, err error) {
 	s.cfg.Logger.Warn("a layer is pulled and not taken from the cache", "image", c.Of.Image, "layer", c.Layer.Digest, "reason", reason, "error", err)
 	s.cfg.Report(grant.Report{Image: c.Of.Image, Reason: reason, Message: fmt.Sprintf("layer %s: %v", c.Layer.Digest, err)})
-}
-
-// answers keeps what Kip said while an image is pulled, layer by layer.
-type answers struct {
-	mu    sync.Mutex
-	known map[grant.Question]*known
-}
-
-// known is Kip's answer, once asked is closed.
-type known struct {
-	asked  chan struct{}
-	layers []layer.Layer
-}
-
-// granted returns the layers that the cell may have of an image. It asks Kip
-// once for each pull, however many layers there are, and reports an image that
-// has none.
-func (s *Snapshotter) granted(ctx context.Context, q grant.Question) ([]layer.Layer, bool) {
-	s.answers.mu.Lock()
-	k := s.answers.known[q]
-	first := k == nil
-	if first {
-		k = &known{asked: make(chan struct{})}
-		s.answers.known[q] = k
-		time.AfterFunc(answerKept, func() {
-			s.answers.mu.Lock()
-			defer s.answers.mu.Unlock()
-			delete(s.answers.known, q)
-		})
-	}
-	s.answers.mu.Unlock()
-	if !first {
-		select {
-		case <-k.asked:
-		case <-ctx.Done():
-		}
-		return k.layersOrNone()
-	}
-	defer close(k.asked)
-	answer, err := s.cfg.Grants.Grant(ctx, q)
-	switch {
-	case err != nil:
-		s.cfg.Logger.Warn("Kip does not say which layers of the cache are the pod's", "image", q.Image, "error", err)
-		s.cfg.Report(grant.Report{Image: q.Image, Reason: grant.Unanswered, Message: err.Error()})
-	case len(answer.Layers) == 0:
-		s.cfg.Report(grant.Report{Image: q.Image, Reason: grant.NotCached})
-	}
-	k.layers = answer.Layers
-	return k.layers, len(k.layers) > 0
-}
-
-func (k *known) layersOrNone() ([]layer.Layer, bool) {
-	select {
-	case <-k.asked:
-		return k.layers, len(k.layers) > 0
-	default:
-		return nil, false
-	}
 }

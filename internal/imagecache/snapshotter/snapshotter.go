@@ -82,7 +82,7 @@ func New(cfg Config) (*Snapshotter, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Snapshotter{cfg: cfg, store: store, answers: answers{known: map[grant.Question]*known{}}}
+	s := &Snapshotter{cfg: cfg, store: store, answers: answers{last: map[grant.Question]*answer{}}}
 	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
 		// A lower layer may be beneath several upper ones.
 		s.overlay = append(s.overlay, "index=off")
