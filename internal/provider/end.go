@@ -2,6 +2,7 @@ package provider
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -62,9 +63,7 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 		return reconcile.Result{}, p.deleteCell(ctx, cell, "its instance is gone", false)
 
 	case unseen(cell):
-		// No kubelet has seen the pod, and none will: that needs the very version
-		// of the Cell that is deleted here.
-		if err := p.deleteCell(ctx, cell, "the pod was deleted before it started", true); err != nil {
+		if err := p.deleteUnseen(ctx, cell, "the pod was deleted before it started"); err != nil {
 			return reconcile.Result{}, err
 		}
 		return reconcile.Result{}, p.deletePod(ctx, pod)
@@ -74,6 +73,37 @@ func (p *Provider) end(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell)
 	}
 	p.unresponsive(pod, cell)
 	return reconcile.Result{}, p.deleteCell(ctx, cell, "its kubelet did not end the pod in time", false)
+}
+
+var cellResource = v1beta1.GroupVersion.WithResource("cells").GroupResource()
+
+// deleteUnseen ends a Cell if no kubelet has seen its pod, and then none will:
+// that needs the very version of the Cell that is deleted here. The version is the
+// API server's, since the one in the cache may be old as long as instances are
+// looked for and not found.
+func (p *Provider) deleteUnseen(ctx context.Context, cached *v1beta1.Cell, why string) error {
+	cell, err := p.liveCell(ctx, cached)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	case !unseen(cell):
+		return apierrors.NewConflict(cellResource, cell.Name, errors.New("it has enrolled meanwhile"))
+	}
+	return p.deleteCell(ctx, cell, why, true)
+}
+
+// liveCell is the cell as the API server has it.
+func (p *Provider) liveCell(ctx context.Context, cached *v1beta1.Cell) (*v1beta1.Cell, error) {
+	cell := &v1beta1.Cell{}
+	if err := p.Live.Get(ctx, client.ObjectKeyFromObject(cached), cell); err != nil {
+		return nil, fmt.Errorf("looking at cell %s: %w", cached.Name, err)
+	}
+	if cell.UID != cached.UID {
+		return nil, apierrors.NewConflict(cellResource, cell.Name, errors.New("it is another one"))
+	}
+	return cell, nil
 }
 
 // hasCell asks the API server itself whether the pod has a cell that the cache

@@ -190,18 +190,6 @@ func (p *Provider) SetPodStatus(ctx context.Context, name string, uid types.UID,
 	return p.visible(pod, cell), nil
 }
 
-// liveCell is the cell as the API server has it.
-func (p *Provider) liveCell(ctx context.Context, cached *v1beta1.Cell) (*v1beta1.Cell, error) {
-	cell := &v1beta1.Cell{}
-	if err := p.Live.Get(ctx, client.ObjectKeyFromObject(cached), cell); err != nil {
-		return nil, fmt.Errorf("looking at cell %s: %w", cached.Name, err)
-	}
-	if cell.UID != cached.UID {
-		return nil, apierrors.NewNotFound(corev1.Resource("pods"), cached.Spec.Pod.Name) // it was that one's
-	}
-	return cell, nil
-}
-
 // PodTerminated is part of gateway.Sink: the kubelet has removed the pod.
 func (p *Provider) PodTerminated(ctx context.Context, name string, uid types.UID) error {
 	cell, pod, err := p.bound(name, uid)

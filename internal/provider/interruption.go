@@ -196,8 +196,7 @@ func (p *Provider) interrupt(ctx context.Context, pod *corev1.Pod, cell, next *v
 		}
 		return reconcile.Result{}, p.evict(ctx, pod, cell)
 	case unseen(cell):
-		// No kubelet has seen the pod, and none will.
-		return reconcile.Result{}, p.deleteCell(ctx, cell, "its instance is interrupted", true)
+		return reconcile.Result{}, p.deleteUnseen(ctx, cell, "its instance is interrupted")
 	}
 	if asked, err := p.replace(ctx, pod, cell, next); asked || err != nil {
 		return reconcile.Result{RequeueAfter: imagesRecheck}, err

@@ -154,7 +154,7 @@ func (c podClient) Delete(_ context.Context, name string, _ metav1.DeleteOptions
 // the pod that the cache has: the library would put back labels, annotations
 // and conditions of others as they were when the status was made. A conflict
 // means that the cache is behind. What it lacks is on its way and brings the
-// reconciler back; to ask before that is to ask in vain.
+// reconciler back; to ask before that is to ask in vain, whatever else is news.
 func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.UpdateOptions) (*corev1.Pod, error) {
 	key := types.NamespacedName{Namespace: c.namespace, Name: pod.Name}
 	update, err := c.provider.pod(ctx, key)
@@ -164,7 +164,7 @@ func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.U
 	if err != nil {
 		return nil, err
 	}
-	if update.UID != pod.UID || terminal(update.Status.Phase) {
+	if update.UID != pod.UID || terminal(update.Status.Phase) || c.provider.known(pod.UID).outdated == update.ResourceVersion {
 		return update, nil
 	}
 	conditions := mergeConditions(update.Status.Conditions, pod.Status.Conditions, func(t corev1.PodConditionType) bool {
@@ -175,6 +175,9 @@ func (c podClient) UpdateStatus(ctx context.Context, pod *corev1.Pod, o metav1.U
 
 	updated, err := c.PodInterface.UpdateStatus(ctx, update, o)
 	if apierrors.IsConflict(err) {
+		c.provider.mu.Lock()
+		defer c.provider.mu.Unlock()
+		c.provider.record(pod.UID).outdated = update.ResourceVersion
 		return pod, nil
 	}
 	return updated, err

@@ -162,6 +162,10 @@ func TestConflictIsLeftToTheReconciler(t *testing.T) {
 	if got := q.drain(); len(got) != 0 {
 		t.Errorf("poked %v: the cache may be behind for long, and the API server would be asked all the time", got)
 	}
+	if _, err := c.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil || len(set.Actions()) != 1 {
+		t.Errorf("the same version is written again: %v, %v", set.Actions(), err)
+	}
+	w.annotate("example.com/note", "new")
 	answer = apierrors.NewInternalError(errors.New("away"))
 	if _, err := c.UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err == nil {
 		t.Error("the library must try again")

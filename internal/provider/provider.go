@@ -132,6 +132,8 @@ type podRecord struct {
 	claimed string
 	// held: the logs of the pod, which is being stopped for good, are held.
 	held bool
+	// outdated is the last version of the pod that met a conflict.
+	outdated string
 	// finished is when the pod's end was first seen with its cell still there.
 	finished time.Time
 }

@@ -119,8 +119,8 @@ var mutations = map[string]mutation{
 	},
 	"deleted while it enrols": {
 		reason: "a pod that was not started is removed only if that is still so", file: "provider/end.go",
-		old: `"the pod was deleted before it started", true)`,
-		new: `"the pod was deleted before it started", false)`,
+		old: "	cell, err := p.liveCell(ctx, cached)\n	switch {",
+		new: "	if cached != nil {\n		return p.deleteCell(ctx, cached, why, false)\n	}\n	cell, err := p.liveCell(ctx, cached)\n	switch {",
 	},
 	"a certificate before the record": {
 		reason: "who has a certificate has a pod", file: "cell/connection/enrol.go",
