@@ -135,6 +135,45 @@ func TestReadsNoMore(t *testing.T) {
 	}
 }
 
+// TestReadsOnce: pages of a block that are asked for one after the other cost
+// the block once.
+func TestReadsOnce(t *testing.T) {
+	content := random(40 * BlockSize)
+	file, l := written(t, content)
+	counted := &counter{file: bytes.NewReader(file)}
+	r, err := Open(counted, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		reason    string
+		off, size int
+		want      int64
+	}{
+		{"nothing of it is there", 10*BlockSize + 4096, 4096, BlockSize},
+		{"the block was read", 10*BlockSize + 4096, 4096, 0},
+		{"and all of it was checked", 10 * BlockSize, 4096, 0},
+		{"its end, and the block that follows", 10*BlockSize + 8192, BlockSize, BlockSize},
+		{"which is kept as well", 11*BlockSize + 100, 100, 0},
+		{"another block takes its place", (10+keptBlocks)*BlockSize + 1, 1, BlockSize},
+		{"so it is read again", 10 * BlockSize, 1, BlockSize},
+		{"who takes all of a block needs no more of it", 20 * BlockSize, BlockSize, BlockSize},
+		{"so it is not kept", 20 * BlockSize, BlockSize, BlockSize},
+	} {
+		counted.bytes = 0
+		got := make([]byte, step.size)
+		if _, err := r.ReadAt(got, int64(step.off)); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, content[step.off:step.off+step.size]) {
+			t.Errorf("%d bytes at %d are others (%s)", step.size, step.off, step.reason)
+		}
+		if counted.bytes != step.want {
+			t.Errorf("%d bytes at %d took %d from the file, want %d: %s", step.size, step.off, counted.bytes, step.want, step.reason)
+		}
+	}
+}
+
 type counter struct {
 	file         io.ReaderAt
 	bytes, calls int64

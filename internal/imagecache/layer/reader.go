@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/sha256"
@@ -11,13 +12,19 @@ import (
 	"sync/atomic"
 )
 
-// readBlocks is how many blocks a Reader asks for at once at most.
-const readBlocks = 32
+const (
+	// readBlocks is how many blocks a Reader asks for at once at most.
+	readBlocks = 32
+	// keptBlocks is how many blocks it keeps that were asked for in part.
+	keptBlocks = 8
+)
 
 // Reader reads the content of a layer's file and hands out nothing that it did
 // not check. It may be used by many at once. It reads from the file what it is
 // asked for, in whole blocks, and keeps the nodes of the tree that it needed on
-// the way: a thousandth of the content at most, and no content.
+// the way, a thousandth of the content at most. Of the content it keeps some
+// blocks of which only a part was asked for: file systems ask for pages, one
+// beside the other, and each would cost its block again.
 type Reader struct {
 	file   io.ReaderAt
 	size   int64
@@ -25,7 +32,14 @@ type Reader struct {
 	levels []level
 	// nodes of each level that were read and checked.
 	nodes   [][]atomic.Pointer[[]byte]
+	kept    [keptBlocks]atomic.Pointer[keptBlock]
 	buffers sync.Pool
+}
+
+// keptBlock is a block's content, checked.
+type keptBlock struct {
+	number  int64
+	content []byte
 }
 
 var _ io.ReaderAt = (*Reader)(nil)
@@ -79,7 +93,7 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 		return 0, errors.New("reading a layer without a buffer")
 	}
 	defer r.buffers.Put(buffer)
-	done := 0
+	done := r.readKept(p, off)
 	for done < len(p) {
 		n, err := r.readSome(p[done:], off+int64(done), *buffer)
 		done += n
@@ -91,6 +105,16 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 		return done, io.EOF
 	}
 	return done, nil
+}
+
+// readKept reads what of the first block was kept, and returns how much that is.
+func (r *Reader) readKept(p []byte, off int64) int {
+	number := off / BlockSize
+	b := r.kept[number%keptBlocks].Load()
+	if len(p) == 0 || b == nil || b.number != number {
+		return 0
+	}
+	return copy(p, b.content[off-number*BlockSize:])
 }
 
 // readSome reads the beginning of p, as much as goes into the buffer.
@@ -110,7 +134,10 @@ func (r *Reader) readSome(p []byte, off int64, buffer []byte) (int, error) {
 			return done, err
 		}
 		streamAt(r.cipher, i).XORKeyStream(block, block)
-		done += copy(p[done:], block[off+int64(done)-i*BlockSize:])
+		n := copy(p[done:], block[off+int64(done)-i*BlockSize:])
+		if done += n; n < len(block) {
+			r.kept[i%keptBlocks].Store(&keptBlock{i, bytes.Clone(block)})
+		}
 	}
 	return done, nil
 }

@@ -90,6 +90,10 @@ func Directory(dir string) func(path string) (File, error) {
 		if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 			return nil, errors.Join(fmt.Errorf("%s is no plain file", path), err, f.Close())
 		}
+		// EROFS reads ahead as far as the kernel thinks well of a process. What a
+		// client for NFS read ahead besides would be fetched and never used. It is
+		// advice: what does not take it works all the same.
+		_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_RANDOM)
 		return f, nil
 	}
 }
