@@ -350,5 +350,15 @@ func (c *Cluster) Start(ctx context.Context, name string) error {
 	return fmt.Errorf("there is no component %q; there are %s", name, strings.Join(Components, ", "))
 }
 
+// Command is how a component is started, for another process like it.
+func (c *Cluster) Command(name string) (*exec.Cmd, error) {
+	for _, p := range c.all() {
+		if p.Name == name {
+			return c.processes.command(p), nil
+		}
+	}
+	return nil, fmt.Errorf("there is no component %q; there are %s", name, strings.Join(Components, ", "))
+}
+
 // LogPath is where a component writes.
 func (c *Cluster) LogPath(name string) string { return c.processes.logPath(name) }

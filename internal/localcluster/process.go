@@ -118,9 +118,8 @@ func (ps processes) start(p process, spec string, exited chan<- error) error {
 	defer log.Close()
 	fmt.Fprintf(log, "--- %s started %s\n", p.Name, time.Now().Format(time.RFC3339))
 
-	cmd := exec.Command(p.Path, p.Args...)
+	cmd := ps.command(p)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + ps.pidDir, "TMPDIR=" + os.TempDir()}, p.Env...)
 	// A session of its own: Ctrl-C in the terminal is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -142,6 +141,12 @@ func (ps processes) start(p process, spec string, exited chan<- error) error {
 		return errors.Join(err, cmd.Process.Kill())
 	}
 	return nil
+}
+
+func (ps processes) command(p process) *exec.Cmd {
+	cmd := exec.Command(p.Path, p.Args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + ps.pidDir, "TMPDIR=" + os.TempDir()}, p.Env...)
+	return cmd
 }
 
 func (ps processes) awaitReady(ctx context.Context, p process, exited <-chan error) error {
