@@ -204,6 +204,7 @@ const (
 	ReasonBooting              = "Booting"
 	ReasonEnrolled             = "Enrolled"
 	ReasonEnrolmentRefused     = "EnrolmentRefused"
+	ReasonAgentIncompatible    = "AgentIncompatible"
 	ReasonDraining             = "Draining"
 	ReasonUnhealthy            = "CellUnhealthy"
 	ReasonTerminating          = "Terminating"

@@ -199,6 +199,15 @@ func (a *Agent) run(ctx context.Context) error {
 		a.networkPolicy.Keep(ctx)
 		return nil
 	})
+	if doc.PowerOffAfterSeconds > 0 {
+		group.run("dead-man switch", func(ctx context.Context) error {
+			(&deadMan{
+				after: time.Duration(doc.PowerOffAfterSeconds) * time.Second, interval: deadManInterval, lastContact: server.LastContact,
+				kubelet: &http.Client{Transport: toKubelet}, powerOff: a.PowerOff, logger: a.Logger,
+			}).watch(ctx)
+			return nil
+		})
+	}
 	group.run("enrolment", func(ctx context.Context) error {
 		select {
 		case <-server.Enrolled():

@@ -134,6 +134,10 @@ type Cells struct {
 	// BootTimeout is how long an instance may take from launch to enrolment.
 	BootTimeout metav1.Duration `json:"bootTimeout,omitempty"`
 
+	// PowerOffAfter is how long Kip may be away until a cell in which no pod
+	// should run switches itself off; 0 means for ever.
+	PowerOffAfter *metav1.Duration `json:"powerOffAfter,omitempty"`
+
 	// Limits are what Kip may have in the cloud at one time.
 	Limits Limits `json:"limits,omitempty"`
 
@@ -255,6 +259,11 @@ const (
 	// defaultBootTimeout: an EC2 instance that did not boot after five minutes
 	// does not boot.
 	defaultBootTimeout = 5 * time.Minute
+	// defaultPowerOffAfter is longer than an outage that somebody notices. A pod
+	// that ended while Kip was away is taken for a lost one after that.
+	defaultPowerOffAfter = 24 * time.Hour
+	// minPowerOffAfter: a restart or a failover takes seconds.
+	minPowerOffAfter = 10 * time.Minute
 	// defaultStatusInterval, defaultStatusTimeout, defaultCloudAPITimeout and
 	// defaultCloudAPIInterval are Kip 1's, in seconds.
 	defaultStatusInterval   = 5

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -96,6 +97,9 @@ func (c *Config) setDefaults() {
 	if c.Cells.BootTimeout.Duration == 0 {
 		c.Cells.BootTimeout.Duration = defaultBootTimeout
 	}
+	if c.Cells.PowerOffAfter == nil {
+		c.Cells.PowerOffAfter = &metav1.Duration{Duration: defaultPowerOffAfter}
+	}
 	c.Cells.setHealthDefaults()
 }
 
@@ -140,6 +144,9 @@ func (c *Config) validate() error {
 	}
 	if c.Cells.BootTimeout.Duration < 0 {
 		bad("cells.bootTimeout", "must not be negative")
+	}
+	if after := c.Cells.PowerOffAfter.Duration; after != 0 && after < minPowerOffAfter {
+		bad("cells.powerOffAfter", "%s is less than %s, and not 0, which means never", after, minPowerOffAfter)
 	}
 	c.Cells.validateHealth(bad)
 	c.Cells.validateSoftware(bad)

@@ -111,7 +111,7 @@ func newCA(t *testing.T) *pki.Authority {
 
 func TestUserData(t *testing.T) {
 	ca := newCA(t)
-	cfg := &config.Config{}
+	cfg := &config.Config{Cells: config.Cells{PowerOffAfter: &metav1.Duration{Duration: time.Hour}}}
 	cfg.Kubelet.ClusterDNS, cfg.Kubelet.ClusterDomain = []string{"10.96.0.10"}, "cluster.local"
 	cfg.Cells.SandboxImage = "registry.k8s.io/pause:3.10"
 	cfg.Cells.RegistryMirrors = []config.RegistryMirror{{Hosts: []string{"_default"}, Endpoint: "http://10.0.0.1:5000"}}
@@ -140,7 +140,7 @@ func TestUserData(t *testing.T) {
 		APIVersion: doc.APIVersion, Cell: "web-0123456789", CACertificates: string(ca.CertificatePEM()), EnrolmentToken: ca.EnrolmentToken("uid-1"),
 		Node:            userdata.Node{Name: "kip-provider-0", ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", MaxContainerLogMiB: maxContainerLogMiB},
 		RegistryMirrors: []userdata.Mirror{{Hosts: []string{"_default"}, Endpoint: "http://10.0.0.1:5000"}}, SandboxImage: "registry.k8s.io/pause:3.10",
-		Routes: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}, GPUs: 2,
+		Routes: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}, GPUs: 2, PowerOffAfterSeconds: 3600,
 	}
 	if diff := cmp.Diff(want, doc, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
@@ -187,7 +187,7 @@ func TestCloudInitFile(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := &config.Config{}
+			cfg := &config.Config{Cells: config.Cells{PowerOffAfter: &metav1.Duration{}}}
 			cfg.Cells.CloudInitFile = filepath.Join(t.TempDir(), "cloud.yaml")
 			if tc.content != "" {
 				if err := os.WriteFile(cfg.Cells.CloudInitFile, []byte(tc.content), 0o600); err != nil {

@@ -95,6 +95,8 @@ func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra []*userdata
 			ImageCache:      cache,
 			Routes:          routes,
 			GPUs:            cell.Spec.Requirements.GPUs,
+
+			PowerOffAfterSeconds: int32(cfg.Cells.PowerOffAfter.Seconds()),
 		}, extra...)
 		if file := cfg.Cells.CloudInitFile; errors.Is(err, userdata.ErrTooLarge) && file != "" {
 			return nil, fmt.Errorf("with the %d bytes of cells.cloudInitFile %s: %w", extra[len(extra)-1].Size(), file, err)

@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -334,4 +335,36 @@ func TestRenew(t *testing.T) {
 	if got := body(t, resp, err); got != "x" {
 		t.Errorf("got %q", got)
 	}
+}
+
+// An agent of a release with other protocols only is not taken for one that is
+// broken or somebody else's.
+func TestNoCommonProtocol(t *testing.T) {
+	w := newWorld(t)
+	done, _ := w.enrolled(t)
+	l := listen(t)
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*done.certificate}, NextProtos: []string{"kip-gateway/9"},
+		ClientAuth: tls.RequireAnyClientCert,
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_ = tls.Server(conn, config).HandshakeContext(context.Background())
+			_ = conn.Close()
+		}
+	}()
+	defer func() {
+		_ = l.Close()
+		<-served
+	}()
+	addr := l.Addr().String()
+	gateway := w.dialer.ServeGateway(t.Context(), addr, cellName, http.NotFoundHandler(), func(*x509.Certificate) {})
+	wantError(t, "The gateway.", gateway, ErrIncompatible)
+	wantError(t, "A first enrolment.", w.dialer.Enrol(t.Context(), addr, cellName, token, w.sign), ErrIncompatible)
 }

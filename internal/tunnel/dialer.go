@@ -117,9 +117,19 @@ func (d *Dialer) dial(ctx context.Context, addr, cell string, protocols []string
 	})
 	if err := d.handshake(ctx, conn); err != nil {
 		_ = raw.Close()
+		if noProtocol(err) {
+			err = ErrIncompatible
+		}
 		return nil, fmt.Errorf("TLS handshake with cell %s at %s: %w", cell, addr, err)
 	}
 	return conn, nil
+}
+
+// noProtocol tells that the server ended a handshake because it speaks none of
+// the protocols that it was offered. crypto/tls has no type for it.
+func noProtocol(err error) bool {
+	remote, ok := errors.AsType[*net.OpError](err)
+	return ok && remote.Op == "remote error" && remote.Err.Error() == "tls: no application protocol"
 }
 
 func (d *Dialer) dialTCP(ctx context.Context, addr string) (net.Conn, error) {

@@ -11,6 +11,9 @@
 //	kip-gateway/1  reversed: Kip dialled, and now serves HTTP/2 to the agent,
 //	               which sends the requests of kubelet and kube-proxy
 //
+// The numbers are versions. Kip speaks those of its own release and the two
+// before (docs/upgrades.md).
+//
 // Kip's side is Dialer, the agent's side Server.
 //
 // The agent lets in only a client whose certificate is signed by Kip's
@@ -75,6 +78,10 @@ var (
 	// ErrExpired: the server holds the cell's certificate, and it expired.
 	// Renew.
 	ErrExpired = errors.New("the cell's certificate expired")
+
+	// ErrIncompatible: the agent speaks no protocol that Kip speaks. One of them
+	// is of a release that is too old for the other.
+	ErrIncompatible = errors.New("the agent and this Kip are of releases too far apart, and have no protocol in common")
 
 	// ErrUntrusted: the server did not show that it is the cell.
 	ErrUntrusted = errors.New("the server's certificate is not the cell's")

@@ -22,8 +22,14 @@ import (
 	"net/netip"
 )
 
-// APIVersion is the only version this package reads and writes.
+// APIVersion is the only version this package reads and writes. Within it, fields
+// are added and none is changed: an agent ignores what it does not know, but for
+// what Document.Requires names (docs/upgrades.md).
 const APIVersion = "kip.elotl.co/v1"
+
+// features are what Document.Requires may name: what fields ask for that a pod
+// cannot do without and that not every agent in use knows. There is none now.
+var features = map[string]bool{}
 
 const (
 	// MaxBytes is what EC2 takes as user data, counted before base64.
@@ -45,6 +51,11 @@ var ErrTooLarge = errors.New("user data is too large")
 type Document struct {
 	// APIVersion is APIVersion; Encode fills it in.
 	APIVersion string `json:"apiVersion"`
+
+	// Requires are names of what the agent has to be able to do. One that does
+	// not know one of them says so and does not become a cell: it would run a pod
+	// without what that needs.
+	Requires []string `json:"requires,omitempty"`
 
 	// Cell is the cell's name: what the agent's certificate must be for.
 	Cell string `json:"cell"`
@@ -149,8 +160,9 @@ func Encode(d Document, extra ...*CloudInit) ([]byte, error) {
 	return packed.Bytes(), nil
 }
 
-// Decode reads what Encode wrote. It refuses unknown fields, another version
-// and a document that lacks what the agent cannot do without.
+// Decode reads what Encode wrote, of this release or of another one. It refuses
+// another version, a document that requires what is not known here, and one that
+// lacks what the agent cannot do without.
 func Decode(data []byte) (Document, error) {
 	if len(data) > MaxBytes {
 		return Document{}, fmt.Errorf("reading user data: %w: %d bytes, at most %d", ErrTooLarge, len(data), MaxBytes)
@@ -169,7 +181,6 @@ func Decode(data []byte) (Document, error) {
 		}
 	}
 	dec := json.NewDecoder(bytes.NewReader(plain))
-	dec.DisallowUnknownFields()
 	var d Document
 	if err := dec.Decode(&d); err != nil {
 		return Document{}, fmt.Errorf("reading user data: %w", err)
@@ -179,6 +190,11 @@ func Decode(data []byte) (Document, error) {
 	}
 	if d.APIVersion != APIVersion {
 		return Document{}, fmt.Errorf("reading user data: apiVersion is %q, want %q", d.APIVersion, APIVersion)
+	}
+	for _, name := range d.Requires {
+		if !features[name] {
+			return Document{}, fmt.Errorf("reading user data: Kip requires %q, which this agent is too old for; the machine image needs a newer one", name)
+		}
 	}
 	if err := d.validate(); err != nil {
 		return Document{}, fmt.Errorf("reading user data: %w", err)

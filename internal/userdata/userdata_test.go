@@ -190,7 +190,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"NoParts":      {data: []byte("Content-Type: text/plain\n\n{}\n"), want: "text/plain"},
 		"NotJSON":      {data: []byte("#cloud-config\n"), want: "neither a document nor a MIME message"},
 		"OtherVersion": {reason: "An agent that does not know the version must not guess.", data: edit(APIVersion, "kip.elotl.co/v2"), want: `apiVersion is "kip.elotl.co/v2"`},
-		"UnknownField": {reason: "A setting must not be ignored.", data: edit(`"cell":`, `"sell":1,"cell":`), want: `unknown field "sell"`},
+		"Required":     {reason: "A pod must not run without what it needs.", data: edit(`"cell":`, `"requires":["wings"],"wings":2,"cell":`), want: `requires "wings"`},
 		"Trailing":     {data: append(bytes.Clone(good), "{}"...), want: "something follows"},
 		"MissingCell":  {data: edit(`"cell":"web-7d4b-0",`, ""), want: "cell is missing"},
 		"Bomb":         {reason: "10 MB of zeros in 10 kB.", data: bomb.Bytes(), want: ErrTooLarge.Error()},
@@ -204,6 +204,23 @@ func TestDecodeRefuses(t *testing.T) {
 				t.Errorf("%s\ngot error %v, want one with %q", tc.reason, err, tc.want)
 			}
 		})
+	}
+}
+
+// A Kip of a later release writes what this agent does not know.
+func TestDecodeIgnoresWhatIsNew(t *testing.T) {
+	want := document(t)
+	data, err := Encode(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(bytes.Replace(data, []byte(`"cell":`), []byte(`"wings":{"count":2},"cell":`), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want.APIVersion = APIVersion
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
 

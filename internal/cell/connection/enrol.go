@@ -80,17 +80,22 @@ func (s *session) refuse(err error) {
 		return
 	}
 	s.m.metrics.refused.WithLabelValues(reason).Inc()
+	s.tell(v1beta1.ReasonEnrolmentRefused, reason, fmt.Sprintf("Whoever answers at %s was refused: %v", s.addr, err))
+}
+
+// tell makes an event on the Cell, unless the last one was for the same cause:
+// what fails is tried again and again.
+func (s *session) tell(event, cause, message string) {
 	s.mu.Lock()
-	same := s.reported == reason
-	s.reported = reason
+	same := s.reported == cause
+	s.reported = cause
 	s.mu.Unlock()
 	if same {
-		return // it is tried again and again; the metric counts
+		return
 	}
 	about := &v1beta1.Cell{ObjectMeta: metav1.ObjectMeta{Name: s.cell, UID: s.uid}}
 	about.SetGroupVersionKind(v1beta1.GroupVersion.WithKind("Cell"))
-	s.m.cfg.Events.Eventf(about, corev1.EventTypeWarning, v1beta1.ReasonEnrolmentRefused,
-		"Whoever answers at %s was refused: %v", s.addr, err)
+	s.m.cfg.Events.Event(about, corev1.EventTypeWarning, event, message)
 }
 
 // recordAndSign writes the key down for good, unless another is, and only then

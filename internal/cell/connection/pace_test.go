@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -352,6 +353,29 @@ func TestFlappingServer(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		if n := dials.since(time.Time{}); n > 300 {
 			t.Errorf("%d dials in 10 minutes", n)
+		}
+		k.stop()
+	})
+}
+
+// An agent with which there is no protocol in common is told of once.
+func TestIncompatibleAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.enrolled(cellName)
+		k := w.start(func(cfg *Config) {
+			cfg.Dialer = &scripted{t: t, serve: func(context.Context, func(*x509.Certificate)) error {
+				return fmt.Errorf("dialling: %w", tunnel.ErrIncompatible)
+			}}
+		})
+		k.reconcile(cellName)
+		time.Sleep(10 * time.Minute)
+		events := k.drainEvents()
+		if len(events) != 1 || !strings.HasPrefix(events[0], "Warning AgentIncompatible") {
+			t.Errorf("events: %q", events)
+		}
+		if _, err := k.Transport(cellName); err == nil || !strings.Contains(err.Error(), tunnel.ErrIncompatible.Error()) {
+			t.Errorf("who asks for the cell is told %v", err)
 		}
 		k.stop()
 	})

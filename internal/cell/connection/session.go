@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/tunnel"
 )
 
@@ -85,6 +86,9 @@ func (s *session) run(ctx context.Context) {
 			listening = false
 		}
 		s.refuse(err)
+		if errors.Is(err, tunnel.ErrIncompatible) {
+			s.tell(v1beta1.ReasonAgentIncompatible, "incompatible", fmt.Sprintf("Kip cannot speak with this cell: %v. What runs in it runs on unobserved.", tunnel.ErrIncompatible))
+		}
 		s.note(err)
 		if !s.m.sleep(ctx, p.next(err, served)) {
 			return
