@@ -100,16 +100,16 @@ func (s Suite) RunAll(ctx context.Context, specs []Spec, parallel int, until tim
 	}
 	long = append(longer, long...)
 	r := runner{Suite: s, cancel: cancel, done: done}
-	// Long specs wait while short ones use the processors.
+	// Long specs wait while short ones use the processors. Once those are done
+	// their places are for long ones too.
 	forLong := min(len(long), (parallel+1)/2)
-	if len(short) == 0 {
-		forLong = parallel
-	}
-	r.run(ctx, long, forLong, 1, earlier(until, longTime))
 	forShort := max(1, parallel-forLong)
-	r.run(ctx, short, forShort, max(1, min(batchSize, len(short)/forShort)), until)
+	longs := r.batches(ctx, long, 1, earlier(until, longTime))
+	shorts := r.batches(ctx, short, max(1, min(batchSize, len(short)/forShort)), until)
+	r.work(ctx, forLong, longs)
+	r.work(ctx, forShort, shorts, longs)
 	r.workers.Wait()
-	r.run(ctx, alone, 1, 1, until)
+	r.work(ctx, 1, r.batches(ctx, alone, 1, until))
 	r.workers.Wait()
 	return context.Cause(ctx)
 }
@@ -134,8 +134,9 @@ type runner struct {
 	done    func(Spec, Result)
 }
 
-// run begins to run specs in batches.
-func (r *runner) run(ctx context.Context, specs []Spec, parallel, size int, until time.Time) {
+// batches hands out specs, size at a time, until they are all taken, the time
+// is over or ctx ends.
+func (r *runner) batches(ctx context.Context, specs []Spec, size int, until time.Time) <-chan []Spec {
 	next := make(chan []Spec)
 	r.workers.Go(func() {
 		defer close(next)
@@ -150,12 +151,20 @@ func (r *runner) run(ctx context.Context, specs []Spec, parallel, size int, unti
 			}
 		}
 	})
-	for range parallel {
+	return next
+}
+
+// work begins to run what comes from sources, one after the other, in so many
+// places at a time.
+func (r *runner) work(ctx context.Context, places int, sources ...<-chan []Spec) {
+	for range places {
 		r.workers.Go(func() {
-			for batch := range next {
-				if err := r.finish(ctx, batch); err != nil {
-					r.cancel(err)
-					return
+			for _, source := range sources {
+				for batch := range source {
+					if err := r.finish(ctx, batch); err != nil {
+						r.cancel(err)
+						return
+					}
 				}
 			}
 		})
