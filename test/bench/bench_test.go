@@ -45,6 +45,8 @@ time=2026-01-02T03:04:05.100Z level=INFO msg="cell reached" cell=a-1 instance=i-
 time=2026-01-02T03:04:05.120Z level=INFO msg="cell enrolled" cell=a-1 took=20ms
 time=2026-01-02T03:04:05.125Z level=INFO msg="cell connected" cell=a-1 after=105ms
 time=2026-01-02T03:04:09.125Z level=INFO msg="cell connected" cell=a-1 after=1ms
+time=2026-01-02T03:04:05.020Z level=INFO msg="instance launched" cell=standby-1 type=t3a.nano instance=i-2 address=10.0.0.3 took=6ms
+time=2026-01-02T03:04:09.200Z level=INFO msg="standby cell taken" pod=bench/c cell=standby-1 instance=i-2 attempt=0
 `
 	got, err := parseKipLog(log)
 	if err != nil {
@@ -55,6 +57,9 @@ time=2026-01-02T03:04:09.125Z level=INFO msg="cell connected" cell=a-1 after=1ms
 		cell: "a-1", pod: "a", instance: "i-1", address: "10.0.0.1",
 		written: at(0), sent: at(14), launched: at(20), reached: at(100), enrolled: at(120),
 		connected: at(125), // the first time counts
+	}, "c": {
+		cell: "standby-1", pod: "c", instance: "i-2", address: "10.0.0.3",
+		sent: at(14), launched: at(20), taken: at(4200),
 	}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(cellLog{})); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

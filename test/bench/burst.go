@@ -13,8 +13,9 @@ import (
 
 const burstImage = "bench-standin"
 
-// bootDelay keeps the instances of a burst from booting while others are still
-// being launched. On EC2 they do not boot on Kip's processors.
+// bootDelay keeps instances from booting while something else is measured: of a
+// burst while others are still being launched, of standby cells while the pod
+// that took the last one starts. On EC2 they do not boot on these processors.
 const bootDelay = 5 * time.Second
 
 // burst makes pods at a steady pace. Their cells have the real agent but no
@@ -34,9 +35,9 @@ func (r runner) burst(ctx context.Context, o startOptions) ([]sample, error) {
 		return nil, fmt.Errorf("having Kip use other images: %w", err)
 	}
 	// EC2 would let two pods start in each second, which says nothing of Kip.
-	r.BootDelay, r.Unthrottled = bootDelay, true
-	if err := r.Start(ctx, localcluster.EC2Local); err != nil {
-		return nil, fmt.Errorf("having instances boot later: %w", err)
+	r.Unthrottled = true
+	if err := r.bootLater(ctx); err != nil {
+		return nil, err
 	}
 	// Kip has started anew: what it reads once is read by the first.
 	if _, err := r.wave(ctx, "warm", 1, o.rate); err != nil {
@@ -44,6 +45,15 @@ func (r runner) burst(ctx context.Context, o startOptions) ([]sample, error) {
 	}
 	r.progress("a burst of %d pods, %g a second", o.burst, o.rate)
 	return r.wave(ctx, "burst", o.burst, o.rate)
+}
+
+// bootLater has instances boot bootDelay after their launch.
+func (b *bench) bootLater(ctx context.Context) error {
+	b.BootDelay = bootDelay
+	if err := b.Start(ctx, localcluster.EC2Local); err != nil {
+		return fmt.Errorf("having instances boot later: %w", err)
+	}
+	return nil
 }
 
 // wave makes pods, waits until all their cells are connected, and removes them.

@@ -135,14 +135,29 @@ func (b *bench) awaitNoCells(ctx context.Context) error {
 
 // useImages has Kip launch cells from the images of that name from now on.
 func (b *bench) useImages(ctx context.Context, name string) error {
+	return b.reconfigure(ctx, "name=kip-cell-*", "name="+name)
+}
+
+// keepStandby has Kip keep so many standby cells of a type.
+func (b *bench) keepStandby(ctx context.Context, instanceType string, count int) error {
+	return b.reconfigure(ctx, "\ncells:\n", fmt.Sprintf("\ncells:\n  standbyCells: [{instanceType: %s, count: %d}]\n", instanceType, count))
+}
+
+// keepNoStandby undoes keepStandby.
+func (b *bench) keepNoStandby(ctx context.Context, instanceType string, count int) error {
+	return b.reconfigure(ctx, fmt.Sprintf("  standbyCells: [{instanceType: %s, count: %d}]\n", instanceType, count), "")
+}
+
+// reconfigure has Kip run with another provider.yaml.
+func (b *bench) reconfigure(ctx context.Context, from, to string) error {
 	path := filepath.Join(b.Dir, "provider.yaml")
 	config, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	changed := bytes.Replace(config, []byte("name=kip-cell-*"), []byte("name="+name), 1)
+	changed := bytes.Replace(config, []byte(from), []byte(to), 1)
 	if bytes.Equal(changed, config) {
-		return fmt.Errorf("%s does not say where the image's name is chosen", path)
+		return fmt.Errorf("%s does not say %q", path, from)
 	}
 	if err := os.WriteFile(path, changed, 0o600); err != nil {
 		return err

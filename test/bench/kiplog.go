@@ -16,6 +16,7 @@ import (
 type cellLog struct {
 	cell, pod, instance, address string
 
+	taken     time.Time // a pod took it: it was a standby cell
 	written   time.Time // its Cell is in the API server
 	sent      time.Time // RunInstances was called
 	launched  time.Time // and has answered, with an address
@@ -70,6 +71,10 @@ func parseKipLog(text string) (map[string]*cellLog, error) {
 			_, c.pod, _ = strings.Cut(fields["pod"], "/")
 			byPod[c.pod] = c
 			err = at(&c.written, 0)
+		case "standby cell taken":
+			_, c.pod, _ = strings.Cut(fields["pod"], "/")
+			byPod[c.pod] = c
+			err = at(&c.taken, 0)
 		case "instance launched":
 			c.instance, c.address = fields["instance"], fields["address"]
 			var took time.Duration

@@ -43,12 +43,13 @@ func startCommand(root *string) *cobra.Command {
 	out := ""
 	cmd := &cobra.Command{
 		Use: "start", Args: cobra.NoArgs,
-		Short: "Measure how long pods take to start on cold cells, and on an ordinary node beside them",
+		Short: "Measure how long pods take to start on cold cells, on standby cells, and on an ordinary node beside them",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return report(cmd, localcluster.Config{Root: *root}, out, func(ctx context.Context, b *bench, w *document) error { return b.start(ctx, o, w) })
 		},
 	}
-	cmd.Flags().IntVar(&o.pods, "pods", 30, "pods of each kind, one after the other")
+	cmd.Flags().IntVar(&o.pods, "pods", 30, "pods on cold cells and on the ordinary node, one after the other; 0 leaves them out")
+	cmd.Flags().IntVar(&o.standby, "standby", 30, "pods that take standby cells; 0 leaves them out")
 	cmd.Flags().IntVar(&o.burst, "burst", 40, "pods that are made in a burst; 0 leaves it out")
 	cmd.Flags().Float64Var(&o.rate, "rate", 20, "pods per second of the burst")
 	cmd.Flags().StringVar(&out, "out", filepath.Join("docs", "benchmarks", "start.md"), "file for the report; empty: none")

@@ -11,19 +11,18 @@ import (
 )
 
 type startOptions struct {
-	pods, burst int
+	pods, standby, burst int
 	// rate is in pods per second.
 	rate float64
 }
 
 // start measures single cold starts, on cells and on an ordinary node in turn,
-// and then a burst.
+// then starts on standby cells, and then a burst.
 func (b *bench) start(ctx context.Context, o startOptions, out *document) error {
 	env, err := b.environment(ctx)
 	if err != nil {
 		return err
 	}
-	b.progress("starting an ordinary node to compare with")
 	plain, err := b.plainNode(ctx)
 	if err != nil {
 		return err
@@ -41,9 +40,16 @@ func (b *bench) start(ctx context.Context, o startOptions, out *document) error 
 		return err
 	}
 	r := runner{b, watch, agents, plain}
-	onCells, onNode, err := r.inTurn(ctx, o.pods)
-	if err != nil {
-		return err
+	var onCells, onNode, onStandby []sample
+	if o.pods > 0 {
+		if onCells, onNode, err = r.inTurn(ctx, o.pods); err != nil {
+			return err
+		}
+	}
+	if o.standby > 0 {
+		if onStandby, err = r.onStandby(ctx, o.standby); err != nil {
+			return err
+		}
 	}
 	var inBurst []sample
 	if o.burst > 0 {
@@ -51,7 +57,7 @@ func (b *bench) start(ctx context.Context, o startOptions, out *document) error 
 			return err
 		}
 	}
-	writeStart(out, env, o, onCells, onNode, inBurst)
+	writeStart(out, env, o, onCells, onNode, onStandby, inBurst)
 	return nil
 }
 
@@ -68,14 +74,14 @@ type runner struct {
 // of each kind warms up caches and is not counted.
 func (r runner) inTurn(ctx context.Context, pods int) (onCells, onNode []sample, err error) {
 	for i := range pods + 1 {
-		cell, err := r.single(ctx, fmt.Sprintf("cell-%d", i), onKip, r.onCell)
+		cell, err := r.single(ctx, newPod(fmt.Sprintf("cell-%d", i), onKip), r.onCell)
 		if err != nil {
 			return nil, nil, err
 		}
 		if err := r.awaitNoCells(ctx); err != nil {
 			return nil, nil, err
 		}
-		node, err := r.single(ctx, fmt.Sprintf("node-%d", i), onPlain, r.onNode)
+		node, err := r.single(ctx, newPod(fmt.Sprintf("node-%d", i), onPlain), r.onNode)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -90,13 +96,13 @@ func (r runner) inTurn(ctx context.Context, pods int) (onCells, onNode []sample,
 }
 
 // single starts a pod, asks where it runs for the times, and removes it.
-func (r runner) single(ctx context.Context, name string, node map[string]string, ask func(context.Context, *corev1.Pod, *sample) error) (sample, error) {
-	s := sample{pod: name, at: map[step]time.Time{}}
+func (r runner) single(ctx context.Context, measured *corev1.Pod, ask func(context.Context, *corev1.Pod, *sample) error) (sample, error) {
+	s := sample{pod: measured.Name, at: map[step]time.Time{}}
 	var err error
 	if s.calm, err = awaitCalm(ctx); err != nil {
 		return s, err
 	}
-	pod, err := r.create(ctx, newPod(name, node))
+	pod, err := r.create(ctx, measured)
 	if err != nil {
 		return s, err
 	}
@@ -108,7 +114,7 @@ func (r runner) single(ctx context.Context, name string, node map[string]string,
 	if err := ask(ctx, pod, &s); err != nil {
 		return s, err
 	}
-	if err := r.remove(ctx, name); err != nil {
+	if err := r.remove(ctx, measured.Name); err != nil {
 		return s, err
 	}
 	return s, nil

@@ -9,6 +9,7 @@ type step int
 
 const (
 	bound step = iota
+	taken
 	written
 	sent
 	launched
@@ -28,6 +29,7 @@ const (
 // meaning says what a step is and how its time is known.
 var meaning = map[step]string{
 	bound:          "the scheduler gave it a node (watch)",
+	taken:          "standby cell taken (Kip's log)",
 	written:        "Cell written (Kip's log)",
 	sent:           "RunInstances sent (Kip's log)",
 	launched:       "RunInstances answered, address known (Kip's log)",
