@@ -140,7 +140,7 @@ conformance: deps-test tools tools-test build ## Run Kubernetes' tests of a node
 	CGO_ENABLED=0 go run ./hack/conformance $(CONFORMANCE_FLAGS)
 
 bench-start: deps tools build ## Measure how long pods take to start (docs/benchmarks)
-	CGO_ENABLED=0 go run ./test/bench start
+	CGO_ENABLED=0 go run ./test/bench start $(BENCH_START_FLAGS)
 
 bench-overhead: deps tools build ## Measure the memory a cell needs beside its pod (docs/benchmarks)
 	CGO_ENABLED=0 go run ./test/bench overhead

@@ -166,6 +166,9 @@ const (
 	CellLaunching CellPhase = "Launching"
 	// CellBooting: the instance exists and has addresses.
 	CellBooting CellPhase = "Booting"
+	// CellStopped: a standby cell whose instance is stopped, or is being stopped,
+	// until a pod takes it.
+	CellStopped CellPhase = "Stopped"
 	// CellReady: enrolled, no pod: a standby cell.
 	CellReady CellPhase = "Ready"
 	// CellBound: enrolled; the gateway shows the pod to the kubelet.
@@ -202,6 +205,7 @@ const (
 	ReasonNotEntitled          = "NotEntitled"
 	ReasonLimitReached         = "LimitReached"
 	ReasonBooting              = "Booting"
+	ReasonStopped              = "Stopped"
 	ReasonEnrolled             = "Enrolled"
 	ReasonEnrolmentRefused     = "EnrolmentRefused"
 	ReasonAgentIncompatible    = "AgentIncompatible"
@@ -244,6 +248,11 @@ type CellStatus struct {
 	// Standby is set, once, before a standby cell's kubelet is shown its pod.
 	// +optional
 	Standby *StandbyStatus `json:"standby,omitempty"`
+
+	// Stop is set, once, before the cloud is asked to stop the instance of a standby
+	// cell.
+	// +optional
+	Stop *StopStatus `json:"stop,omitempty"`
 
 	// Interruption is set when the cloud says that it will take the instance,
 	// before anything is done about it.

@@ -11,6 +11,11 @@ type StandbySpec struct {
 	// Configuration is a hash of all that decided what the instance is, but for
 	// its type and zone. A cell of another hash than the present one takes no pod.
 	Configuration string `json:"configuration"`
+
+	// Stopped: the instance is stopped as soon as it has booted, without being
+	// enrolled, and started when the cell gets a pod.
+	// +optional
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // StandbyStatus is what became of a standby cell that has a pod.
@@ -19,6 +24,39 @@ type StandbyStatus struct {
 	// The cell's kubelet is shown the pod from then on, and not before.
 	PodBound metav1.Time `json:"podBound"`
 }
+
+// StopStatus is of a cell whose instance is kept stopped until there is a pod for
+// it.
+type StopStatus struct {
+	// Time is when it was decided to stop the instance, before the cloud was asked.
+	Time metav1.Time `json:"time"`
+
+	// Stopped is when the cloud said for the first time that it is stopped. No pod
+	// takes the cell before.
+	// +optional
+	Stopped *metav1.Time `json:"stopped,omitempty"`
+
+	// RunningUSD is the hourly price of the instance when it runs. In the meantime
+	// status.launch.hourlyUSD is that of what is kept.
+	// +optional
+	RunningUSD string `json:"runningUSD,omitempty"`
+
+	// Started is when it was decided to start it for its pod, before the cloud was
+	// asked.
+	// +optional
+	Started *metav1.Time `json:"started,omitempty"`
+}
+
+// StopsFirst reports that the cell's instance boots only to be stopped. Its agent
+// is not enrolled: what a cell is told is the business of the instance's second
+// boot.
+func (c *Cell) StopsFirst() bool {
+	return c.Spec.Standby != nil && c.Spec.Standby.Stopped && c.Status.Stop == nil
+}
+
+// KeptStopped reports that the cell's instance is stopped, or is to be, and that
+// nothing has decided yet to start it.
+func (c *Cell) KeptStopped() bool { return c.Status.Stop != nil && c.Status.Stop.Started == nil }
 
 // Waiting reports that the cell is a standby cell without a pod.
 func (c *Cell) Waiting() bool { return c.Spec.Standby != nil && c.Spec.Pod == nil }

@@ -190,6 +190,25 @@ type ConsoleReader interface {
 	Console(ctx context.Context, id string) (string, error)
 }
 
+// Stopper is an optional ability of a Provider: an instance of which no more than
+// the disk is paid for, and which keeps that and its private addresses.
+type Stopper interface {
+	// Stop asks the cloud to stop the instance and returns when it agreed. It
+	// returns nil for an instance that is stopped or being stopped already. Spot
+	// instances are Unsupported. Kip can do without the right: Denied is the
+	// caller's to bear.
+	Stop(ctx context.Context, id string) error
+
+	// Start asks the cloud to start a stopped instance and returns when it agreed.
+	// It returns nil for an instance that runs or is about to, and Transient for
+	// one that is still being stopped. After a Definite error the instance stays
+	// stopped; InsufficientCapacity is one of them. After any other it may start.
+	//
+	// Both are NotFound for an instance that the cloud does not know. They are
+	// called by the lifecycle controller only, after the wish was written down.
+	Start(ctx context.Context, id string) error
+}
+
 // ArchitectureLister is an optional ability of a Provider.
 type ArchitectureLister interface {
 	// Architectures returns those, in Kubernetes' words, for which there is a

@@ -195,6 +195,8 @@ type StandbyCells struct {
 	InstanceType string `json:"instanceType"`
 	Count        int32  `json:"count"`
 	Spot         bool   `json:"spot,omitempty"`
+	// Stopped ones have their instance started when a pod takes them.
+	Stopped bool `json:"stopped,omitempty"`
 }
 
 // Healthcheck is whose word counts when it is decided that a cell works no

@@ -17,6 +17,7 @@ func (c *Cells) validateStandby(bad func(key, format string, args ...any)) {
 	type kind struct {
 		instanceType string
 		spot         bool
+		stopped      bool
 	}
 	seen := map[kind]bool{}
 	for i, s := range c.StandbyCells {
@@ -27,7 +28,10 @@ func (c *Cells) validateStandby(bad func(key, format string, args ...any)) {
 		if s.Count < 0 || s.Count > maxStandby {
 			bad(key+".count", "%d is not between 0 and %d", s.Count, maxStandby)
 		}
-		k := kind{s.InstanceType, s.Spot}
+		if s.Spot && s.Stopped {
+			bad(key+".stopped", "spot instances of cells cannot be stopped: EC2 takes them once only")
+		}
+		k := kind{s.InstanceType, s.Spot, s.Stopped}
 		if seen[k] {
 			bad(key, "%s is there twice: give one count", s.InstanceType)
 		}

@@ -163,15 +163,25 @@ func TestMachineEndsByItself(t *testing.T) {
 
 func TestStopAndStart(t *testing.T) {
 	e, ctx := start(t, nil), t.Context()
-	id := *must(e.RunInstances(ctx, e.cell(t)))(t).Instances[0].InstanceId
+	in := e.cell(t)
+	in.NetworkInterfaces[0].AssociatePublicIpAddress = aws.Bool(true)
+	id := *must(e.RunInstances(ctx, in))(t).Instances[0].InstanceId
 	e.waitFor(t, id, types.InstanceStateNameRunning)
+	before := e.instance(t, id)
 	must(e.StopInstances(ctx, &ec2.StopInstancesInput{InstanceIds: []string{id}}))(t)
 	e.waitFor(t, id, types.InstanceStateNameStopped)
 	if e.hypervisor.Running(id) || len(e.hypervisor.Machines()) != 1 {
 		t.Error("a stopped instance keeps its disk and nothing else")
 	}
+	if i := e.instance(t, id); aws.ToString(i.PrivateIpAddress) != *before.PrivateIpAddress || aws.ToString(i.PublicIpAddress) != "" {
+		t.Errorf("it has addresses %q and %q; want its private one alone", aws.ToString(i.PrivateIpAddress), aws.ToString(i.PublicIpAddress))
+	}
 	must(e.StartInstances(ctx, &ec2.StartInstancesInput{InstanceIds: []string{id}}))(t)
 	e.waitFor(t, id, types.InstanceStateNameRunning)
+	i := e.instance(t, id)
+	if aws.ToString(i.PrivateIpAddress) != *before.PrivateIpAddress || aws.ToString(i.PublicIpAddress) == "" || !i.LaunchTime.After(*before.LaunchTime) {
+		t.Errorf("it has addresses %q and %q, since %s", aws.ToString(i.PrivateIpAddress), aws.ToString(i.PublicIpAddress), i.LaunchTime)
+	}
 }
 
 func TestRestartOfEc2local(t *testing.T) {
@@ -399,6 +409,29 @@ func TestMachineDoesNotStart(t *testing.T) {
 	})
 	id := *must(e.RunInstances(ctx, e.cell(t)))(t).Instances[0].InstanceId
 	e.waitFor(t, id, types.InstanceStateNameTerminated)
+	if got := *e.instance(t, id).StateReason.Code; got != "Server.InternalError" {
+		t.Errorf("the reason is %s", got)
+	}
+}
+
+// TestMachineDoesNotStartAgain: an instance with a past keeps its disk.
+func TestMachineDoesNotStartAgain(t *testing.T) {
+	e, ctx := start(t, nil), t.Context()
+	id := *must(e.RunInstances(ctx, e.cell(t)))(t).Instances[0].InstanceId
+	e.waitFor(t, id, types.InstanceStateNameRunning)
+	must(e.StopInstances(ctx, &ec2.StopInstancesInput{InstanceIds: []string{id}}))(t)
+	e.waitFor(t, id, types.InstanceStateNameStopped)
+	tried := make(chan struct{}, 1)
+	e.hypervisor.SetFault(func(op, _ string) error {
+		if op == "Start" {
+			tried <- struct{}{}
+			return fmt.Errorf("no room")
+		}
+		return nil
+	})
+	must(e.StartInstances(ctx, &ec2.StartInstancesInput{InstanceIds: []string{id}}))(t)
+	<-tried
+	e.waitFor(t, id, types.InstanceStateNameStopped)
 	if got := *e.instance(t, id).StateReason.Code; got != "Server.InternalError" {
 		t.Errorf("the reason is %s", got)
 	}

@@ -28,6 +28,12 @@ func (o Offering) Price() string {
 	return strconv.FormatFloat(o.HourlyUSD, 'f', -1, 64)
 }
 
+// StoppedPrice is the same of an instance that is kept stopped, of which no more
+// than the volume is paid for.
+func (o Offering) StoppedPrice() string {
+	return strconv.FormatFloat(round(o.Cost.Volume), 'f', -1, 64)
+}
+
 // Key names the offering, for Unavailable.
 func (o Offering) Key() Key {
 	return Key{InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType}

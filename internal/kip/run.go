@@ -231,7 +231,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	launches, err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, data, log)
+	launches, err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, data, connections.Listens, log)
 	if err != nil {
 		return err
 	}
@@ -354,7 +354,7 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, image aws.Imag
 // setUpCells makes the controllers that use the cloud, and returns the one that
 // launches.
 func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, kube kubernetes.Interface, cloud *aws.Provider,
-	region *instancetype.Region, data func(*v1beta1.Cell) ([]byte, error), log *slog.Logger,
+	region *instancetype.Region, data func(*v1beta1.Cell) ([]byte, error), listens func(cell string) bool, log *slog.Logger,
 ) (*lifecycle.Reconciler, error) {
 	warm := func(ctx context.Context) error {
 		if err := cloud.Warm(ctx); err != nil && ctx.Err() == nil {
@@ -374,6 +374,7 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		Offerings:   region.Offerings,
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: cfg.Cells.VolumeGiB()},
 		UserData:    data,
+		Listens:     listens,
 		MayLaunch:   use.mayLaunch,
 		Ended:       use.ended,
 		Clock:       clock.RealClock{},

@@ -69,7 +69,7 @@ func newStandby(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 			return fingerprint(cfg, data, image)
 		},
 		Zones: cloud.Zones, Zone: cfg.InstanceDefaults().Zone,
-		Offerings: launches.Offerings, Limits: launches.Limits(), Reachable: reachable,
+		Offerings: launches.Offerings, Limits: launches.Limits(), Reachable: reachable, Startable: launches.Startable,
 		VolumeGiB: cfg.Cells.VolumeGiB(), PrivateIPOnly: cfg.Cells.PrivateIPOnly,
 		Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
 	})
@@ -84,7 +84,7 @@ func newStandby(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 func standbyPools(cfg *config.Config, catalogue *instancetype.Catalogue, region *instancetype.Region) ([]standby.Pool, error) {
 	var pools []standby.Pool
 	for i, s := range cfg.Cells.StandbyCells {
-		pool := standby.Pool{InstanceType: strings.ToLower(s.InstanceType), CapacityType: v1beta1.OnDemand, Count: int(s.Count)}
+		pool := standby.Pool{InstanceType: strings.ToLower(s.InstanceType), CapacityType: v1beta1.OnDemand, Count: int(s.Count), Stopped: s.Stopped}
 		if s.Spot {
 			pool.CapacityType = v1beta1.Spot
 		}

@@ -32,7 +32,7 @@ func TestStandbyPools(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := standbyPools(parse(t, "standbyCells: [{instanceType: T3.nano, count: 2}, {instanceType: t4g.nano, count: 1, spot: true}, {instanceType: g4dn.12xlarge, count: 0}]"), catalogue, region)
+	got, err := standbyPools(parse(t, "standbyCells: [{instanceType: T3.nano, count: 2}, {instanceType: t4g.nano, count: 1, spot: true}, {instanceType: g4dn.12xlarge, count: 0}, {instanceType: t3.nano, count: 5, stopped: true}]"), catalogue, region)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +40,7 @@ func TestStandbyPools(t *testing.T) {
 		{InstanceType: "t3.nano", Architecture: "amd64", CapacityType: v1beta1.OnDemand, Count: 2},
 		{InstanceType: "t4g.nano", Architecture: "arm64", CapacityType: v1beta1.Spot, Count: 1},
 		{InstanceType: "g4dn.12xlarge", Architecture: "amd64", CapacityType: v1beta1.OnDemand, GPUs: 4},
+		{InstanceType: "t3.nano", Architecture: "amd64", CapacityType: v1beta1.OnDemand, Count: 5, Stopped: true},
 	}, got); diff != "" {
 		t.Error(diff)
 	}

@@ -98,11 +98,16 @@ func (p *Provider) bind(ctx context.Context, pod *corev1.Pod, cell *v1beta1.Cell
 	base := cell.DeepCopy()
 	now := metav1.NewTime(p.Clock.Now())
 	cell.Status.Standby = &v1beta1.StandbyStatus{PodBound: now}
-	cell.Status.Phase = v1beta1.CellBound
-	meta.SetStatusCondition(&cell.Status.Conditions, metav1.Condition{
+	ready := metav1.Condition{
 		Type: v1beta1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonEnrolled, Message: "the cell starts the pod",
 		ObservedGeneration: cell.Generation, LastTransitionTime: now,
-	})
+	}
+	if cell.KeptStopped() {
+		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, v1beta1.ReasonLaunching, "the cell's instance is stopped, and is about to be started"
+	} else {
+		cell.Status.Phase = v1beta1.CellBound
+	}
+	meta.SetStatusCondition(&cell.Status.Conditions, ready)
 	if err := p.patchStatus(ctx, cell, base); err != nil {
 		return fmt.Errorf("binding the pod to standby cell %s: %w", cell.Name, err)
 	}

@@ -110,6 +110,33 @@ func TestPodTakesStandbyCell(t *testing.T) {
 	}
 }
 
+// TestPodTakesStoppedCell: it is settled that the cell has the pod, and starting
+// the instance is the lifecycle controller's.
+func TestPodTakesStoppedCell(t *testing.T) {
+	w, s := standbyWorld(t, 1)
+	cell := s.cells[0]
+	cell.Spec.Standby.Stopped = true
+	if err := w.api.Update(t.Context(), cell); err != nil {
+		t.Fatal(err)
+	}
+	now := metav1.NewTime(w.clock.Now())
+	cell.Status.Phase, cell.Status.Enrolment, cell.Status.Stop = v1beta1.CellStopped, nil, &v1beta1.StopStatus{Time: now, Stopped: &now}
+	if err := w.api.Status().Update(t.Context(), cell); err != nil {
+		t.Fatal(err)
+	}
+	w.add()
+	w.must()
+	taken := w.taken()
+	if len(taken) != 1 || taken[0].Status.Standby == nil || taken[0].Status.Phase != v1beta1.CellStopped || !taken[0].KeptStopped() {
+		t.Fatalf("taken: %+v", taken)
+	}
+	w.settle()
+	ready := condition(&w.pod().Status, v1beta1.PodConditionCellReady)
+	if ready == nil || ready.Status != corev1.ConditionFalse || ready.Reason != v1beta1.ReasonLaunching {
+		t.Errorf("the pod's condition is %+v", ready)
+	}
+}
+
 func TestNoStandbyCell(t *testing.T) {
 	for name, tc := range map[string]struct {
 		reason string

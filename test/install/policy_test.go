@@ -29,7 +29,7 @@ var actions = []string{
 
 // optional are the actions that Kip does without if need be. Roles that were
 // made before do not have them.
-var optional = []string{"ec2:DeleteNetworkInterface", "ec2:DeleteVolume", "ec2:DescribeInstanceStatus", "ec2:GetConsoleOutput"}
+var optional = []string{"ec2:DeleteNetworkInterface", "ec2:DeleteVolume", "ec2:DescribeInstanceStatus", "ec2:GetConsoleOutput", "ec2:StartInstances", "ec2:StopInstances"}
 
 // words is a JSON value that IAM takes as one string or several.
 type words []string

@@ -97,6 +97,43 @@ func TestLifeOfACell(t *testing.T) {
 	}
 }
 
+// TestBootsToBeStopped: the first boot of an instance that is kept stopped is
+// noticed, and its token left for the second.
+func TestBootsToBeStopped(t *testing.T) {
+	noLeak(t)
+	w := newWorld(t)
+	a := w.agent(cellName, "", &memoryStore{})
+	cell := w.addCell(cellName, a.addr)
+	cell.Spec.Standby = &v1beta1.StandbySpec{Stopped: true}
+	if err := w.api.Update(t.Context(), cell); err != nil {
+		t.Fatal(err)
+	}
+	k := w.start(nil)
+	if k.Listens(cellName) {
+		t.Error("it listens before anybody has looked")
+	}
+	k.reconcile(cellName)
+	eventually(t, "it listens", func() bool { return k.Listens(cellName) })
+	k.reconcile(cellName)
+	time.Sleep(100 * time.Millisecond)
+	if k.Connected(cellName) || w.cell(cellName).Status.Enrolment != nil {
+		t.Fatal("it is enrolled")
+	}
+	w.changeStatus(cellName, func(s *v1beta1.CellStatus) { s.Phase, s.Stop = v1beta1.CellStopped, &v1beta1.StopStatus{} })
+	k.reconcile(cellName)
+	if k.Listens(cellName) {
+		t.Error("it listens while it is stopped")
+	}
+	w.changeStatus(cellName, func(s *v1beta1.CellStatus) {
+		s.Phase, s.Stop.Started = v1beta1.CellBooting, &metav1.Time{Time: time.Now()}
+	})
+	k.reconcile(cellName)
+	k.waitConnected(cellName)
+	if w.cell(cellName).Status.Enrolment == nil {
+		t.Error("it is connected without being enrolled")
+	}
+}
+
 // An agent whose process restarts, and one whose connection breaks, are
 // connected again without enrolling.
 func TestReconnect(t *testing.T) {

@@ -143,6 +143,13 @@ func (m *Manager) Connected(cell string) bool {
 	return s != nil && s.isConnected()
 }
 
+// Listens is whether the cell's agent was reached since Kip looks for it. Of a cell
+// that is connected again it says nothing.
+func (m *Manager) Listens(cell string) bool {
+	s := m.session(cell)
+	return s != nil && s.isListening()
+}
+
 // Transport returns what sends requests to the cell's agent, which has its own
 // paths under /kip/v1/ and the kubelet's under /kubelet/. The host of the
 // requests' URLs does not matter. The transport is good as long as the cell

@@ -52,11 +52,11 @@ func (m *Manager) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("connection: reading the cell: %w", err)
 	}
-	t := target{cell: cell.Name, uid: cell.UID, instance: cell.Status.InstanceID, addr: m.cfg.Address(&cell)}
+	t := target{cell: cell.Name, uid: cell.UID, instance: cell.Status.InstanceID, addr: m.cfg.Address(&cell), first: cell.StopsFirst()}
 	// A cell that is draining is still talked to: its pod ends in good order,
 	// and its logs are fetched. After that the Cell is deleted, and its end is
 	// no loss.
-	if t.addr == "" || cell.DeletionTimestamp != nil || cell.Status.Phase == v1beta1.CellTerminating || cell.Spec.NodeName != m.cfg.NodeName {
+	if t.addr == "" || cell.DeletionTimestamp != nil || cell.KeptStopped() || cell.Status.Phase == v1beta1.CellTerminating || cell.Spec.NodeName != m.cfg.NodeName {
 		m.end(cell.Name)
 		return reconcile.Result{}, nil
 	}

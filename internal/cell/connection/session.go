@@ -23,6 +23,8 @@ type target struct {
 	uid      types.UID
 	instance string
 	addr     string
+	// first: the instance boots only to be stopped, and is not to be enrolled.
+	first bool
 }
 
 // session is Kip's relation to one target. run is its only goroutine.
@@ -36,6 +38,7 @@ type session struct {
 	mu          sync.Mutex
 	keySHA256   string            // of the key that enrolled; empty before
 	certificate *x509.Certificate // the agent's newest that we know of
+	listening   bool              // its agent was reached
 	connected   bool
 	waiting     string // a clause: what it waits for while not connected
 	transport   *http.Transport
@@ -75,7 +78,11 @@ func (s *session) run(ctx context.Context) {
 		}
 		if !reached {
 			reached = true
-			s.log.Info("cell reached", "addr", s.addr, "after", s.m.cfg.Clock.Since(s.begun))
+			s.setReached()
+		}
+		if s.first {
+			<-ctx.Done()
+			return
 		}
 		var served time.Duration
 		err := s.connect(ctx, &served)
@@ -157,6 +164,19 @@ func (s *session) setKey(keySHA256 string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keySHA256 = keySHA256
+}
+
+func (s *session) setReached() {
+	s.mu.Lock()
+	s.listening = true
+	s.mu.Unlock()
+	s.log.Info("cell reached", "addr", s.addr, "after", s.m.cfg.Clock.Since(s.begun))
+}
+
+func (s *session) isListening() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listening
 }
 
 func (s *session) isConnected() bool {

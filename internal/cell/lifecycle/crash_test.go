@@ -24,6 +24,7 @@ type script struct {
 	cell     func(*v1beta1.Cell)
 	enrolAt  int // 0: never
 	giveUpAt int // 0: never
+	takeAt   int // when a pod takes a cell that is kept stopped
 	killAt   int // when somebody else terminates the instance; 0: never
 	deleteAt int
 }
@@ -64,6 +65,33 @@ var scripts = map[string]script{
 	"ended from outside": {
 		reason: "its end is awaited, and the Cell deleted when it has come", enrolAt: 5, killAt: 10, deleteAt: 30,
 	},
+	"kept stopped": {
+		reason: "stopped before it enrols, and started for its pod", takeAt: 70, enrolAt: 75, deleteAt: 90,
+		prepare: func(w *world) { w.listens = true },
+		cell:    keptStopped,
+	},
+	"kept stopped, sold out": {
+		reason: "an instance that cannot be started is given up",
+		prepare: func(w *world) {
+			w.listens = true
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Start, Err: refusal(cloudprovider.InsufficientCapacity)})
+		},
+		cell: keptStopped, takeAt: 70, deleteAt: 90,
+	},
+	"kept stopped, lost answers": {
+		reason: "what was asked for is not known",
+		prepare: func(w *world) {
+			w.listens = true
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Stop, Times: 1, AnswerLost: true})
+			w.cloud.Script(cloudprovidertest.Fault{Method: cloudprovidertest.Start, Times: 1, AnswerLost: true})
+		},
+		cell: keptStopped, takeAt: 70, enrolAt: 80, deleteAt: 95,
+	},
+	"kept stopped, no pod": {
+		reason: "the pool is drained while it stops", deleteAt: 40,
+		prepare: func(w *world) { w.listens = true },
+		cell:    keptStopped,
+	},
 	"never boots": {
 		reason: "terminated by the timeout, then deleted", deleteAt: 320,
 	},
@@ -99,7 +127,10 @@ func (s script) play(t *testing.T, at int, after bool) (calls int) {
 		if alive := w.cloud.Alive(); s.killAt != 0 && second >= s.killAt && len(alive) > 0 {
 			w.cloud.Kill(alive[0].ID, "Client.UserInitiatedShutdown")
 		}
-		if s.enrolAt != 0 && second >= s.enrolAt && !enrolled && cell.Status.InstanceID != "" && cell.DeletionTimestamp == nil {
+		if s.takeAt != 0 && second >= s.takeAt && cell.Waiting() && cell.KeptStopped() && cell.Status.Stop.Stopped != nil && cell.DeletionTimestamp == nil {
+			w.take()
+		}
+		if s.enrolAt != 0 && second >= s.enrolAt && !enrolled && cell.Status.InstanceID != "" && cell.DeletionTimestamp == nil && w.enrols(cell) {
 			enrolled = true
 			w.enrol()
 			w.podPhase(corev1.PodRunning)

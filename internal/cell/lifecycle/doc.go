@@ -7,6 +7,7 @@
 //	limit.go      what the operator's limits keep from being launched
 //	reaction.go   what each kind of refusal leads to
 //	follow.go     Booting → Ready, Bound, Running, Draining: what became of it
+//	stop.go       an instance that is kept stopped, and started for its pod
 //	route.go      networks that the pod asked to be led to its instance
 //	fail.go       the Cell was given up: end the instance, prove it is gone
 //	console.go    the last words of an instance that never enrolled

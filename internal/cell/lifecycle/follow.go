@@ -41,7 +41,13 @@ func (r *Reconciler) follow(ctx context.Context, s *scope) (reconcile.Result, er
 	}
 	r.avoid(s)
 	next := r.run
-	if s.cell.Status.Enrolment == nil {
+	switch {
+	case s.cell.Status.Enrolment != nil:
+	case s.cell.KeptStopped():
+		next = r.keepStopped
+	case s.cell.Status.Stop != nil:
+		next = r.startAgain
+	default:
 		next = r.boot
 	}
 	result, err := next(ctx, s)
@@ -75,7 +81,7 @@ func (r *Reconciler) gone(s *scope) (state cloudprovider.State, why string) {
 		if i.ID != id {
 			continue // what it is doing here is garbage collection's business
 		}
-		if !i.State.Alive() {
+		if !i.State.Alive() && !mayBeStopped(s.cell, i.State) {
 			return i.State, fmt.Sprintf("instance %s is %s: %s", id, i.State, i.StateReason)
 		}
 		addresses(s.cell, &i)
@@ -87,16 +93,33 @@ func (r *Reconciler) gone(s *scope) (state cloudprovider.State, why string) {
 	return "", ""
 }
 
-// boot waits for enrolment, for a time. An instance that was launched while
-// Kip was away gets the whole time from Kip's start on.
+// boot waits for enrolment, for a time; of a cell that is to be stopped, until
+// that can be done.
 func (r *Reconciler) boot(ctx context.Context, s *scope) (reconcile.Result, error) {
-	since := r.started
-	if l := s.cell.Status.Launch; l != nil && l.Time.After(since) {
-		since = l.Time.Time
+	var launched time.Time
+	if l := s.cell.Status.Launch; l != nil {
+		launched = l.Time.Time
 	}
-	if left := since.Add(r.cfg.BootTimeout).Sub(s.now); left > 0 {
-		return reconcile.Result{RequeueAfter: left}, nil
+	left := r.bootTime(s, launched)
+	switch {
+	case left <= 0:
+		return r.neverUp(ctx, s)
+	case s.cell.StopsFirst():
+		return r.stopOnceUp(ctx, s)
 	}
+	return reconcile.Result{RequeueAfter: left}, nil
+}
+
+// bootTime is what is left to an instance to enrol. One that was launched while
+// Kip was away gets the whole time from Kip's start on.
+func (r *Reconciler) bootTime(s *scope, since time.Time) time.Duration {
+	if since.Before(r.started) {
+		since = r.started
+	}
+	return since.Add(r.cfg.BootTimeout).Sub(s.now)
+}
+
+func (r *Reconciler) neverUp(ctx context.Context, s *scope) (reconcile.Result, error) {
 	r.metrics.bootTimeouts.Inc()
 	return r.lose(ctx, s,
 		fmt.Sprintf("instance %s did not come up within %s and is being terminated", s.cell.Status.InstanceID, r.cfg.BootTimeout))
@@ -220,15 +243,21 @@ func (r *Reconciler) waits(ctx context.Context, s *scope) (bool, error) {
 }
 
 // lose records that the Cell's instance is of no use any more. What becomes of
-// the pod is the provider's decision, who then deletes the Cell.
+// the pod is the provider's decision, who then deletes the Cell. Of an instance
+// that never enrolled its last words are told too.
 func (r *Reconciler) lose(ctx context.Context, s *scope, message string) (reconcile.Result, error) {
+	words := ""
+	if s.cell.Status.Enrolment == nil && s.cell.Status.InstanceID != "" {
+		words = r.console(ctx, s)
+	}
+	return r.useless(ctx, s, message, words)
+}
+
+func (r *Reconciler) useless(ctx context.Context, s *scope, message, words string) (reconcile.Result, error) {
 	s.log.Warn("instance lost", "instance", s.cell.Status.InstanceID, "why", message)
 	s.cell.Status.Phase = v1beta1.CellTerminating
 	s.condition(metav1.ConditionFalse, v1beta1.ReasonInstanceGone, message)
-	if s.cell.Status.Enrolment == nil && s.cell.Status.InstanceID != "" {
-		message += r.console(ctx, s)
-	}
-	r.event(s, corev1.EventTypeWarning, v1beta1.ReasonInstanceGone, message)
+	r.event(s, corev1.EventTypeWarning, v1beta1.ReasonInstanceGone, message+words)
 	if err := r.write(ctx, s); err != nil {
 		return reconcile.Result{}, err
 	}

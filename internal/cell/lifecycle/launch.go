@@ -60,7 +60,7 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 	a := &attempt{userData: userData, barred: map[v1beta1.CapacityType]bool{}, full: map[string]int{}, below: map[v1beta1.CapacityType]int32{}}
 	for range offeringsPerReconcile {
 		if s.cell.Status.Phase != v1beta1.CellLaunching {
-			if result, stop := r.stopped(s); stop {
+			if result, stop := r.barred(s); stop {
 				return result, nil
 			}
 			if reached := r.limits.Room(s.cell, 0); reached != nil {
@@ -93,9 +93,9 @@ func (r *Reconciler) launch(ctx context.Context, s *scope) (reconcile.Result, er
 	return reconcile.Result{RequeueAfter: 10 * time.Millisecond}, nil
 }
 
-// stopped leaves the Cell Pending while nothing may be launched. An intent that
-// may have led to an instance is not concerned.
-func (r *Reconciler) stopped(s *scope) (reconcile.Result, bool) {
+// barred leaves the Cell as it is, Pending or Stopped, while nothing may be
+// launched. An intent that may have led to an instance is not concerned.
+func (r *Reconciler) barred(s *scope) (reconcile.Result, bool) {
 	if r.cfg.MayLaunch == nil {
 		return reconcile.Result{}, false
 	}
@@ -103,7 +103,10 @@ func (r *Reconciler) stopped(s *scope) (reconcile.Result, bool) {
 	if err == nil {
 		return reconcile.Result{}, false
 	}
-	r.pending(s, v1beta1.ReasonNotEntitled, "the marketplace does not allow Kip to launch: "+err.Error())
+	if s.cell.Status.InstanceID == "" {
+		s.cell.Status.Phase = v1beta1.CellPending
+	}
+	r.say(s, v1beta1.ReasonNotEntitled, "the marketplace does not allow Kip to launch: "+err.Error())
 	return reconcile.Result{RequeueAfter: entitlementRecheck}, true
 }
 

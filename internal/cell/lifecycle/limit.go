@@ -25,6 +25,11 @@ func (r *Reconciler) limited(s *scope, reached *limits.Reached) reconcile.Result
 	if s.cell.Status.Phase != v1beta1.CellLaunching {
 		s.cell.Status.Phase = v1beta1.CellPending
 	}
+	return r.waitForRoom(s, reached)
+}
+
+// waitForRoom says so, in the phase that the Cell has.
+func (r *Reconciler) waitForRoom(s *scope, reached *limits.Reached) reconcile.Result {
 	r.say(s, v1beta1.ReasonLimitReached, reached.Message)
 	if reached.RetryAfter > 0 {
 		return reconcile.Result{RequeueAfter: min(reached.RetryAfter, limitRecheck)}

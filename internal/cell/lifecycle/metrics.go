@@ -79,10 +79,16 @@ func (m *metrics) launched(err error, took time.Duration) {
 
 // booted observes an enrolment, once per process and Cell.
 func (m *metrics) booted(s *scope) {
-	if l := s.cell.Status.Launch; l != nil && !s.mem.booted {
-		s.mem.booted = true
-		m.bootSeconds.Observe(s.cell.Status.Enrolment.Time.Sub(l.Time.Time).Seconds())
+	l, stop := s.cell.Status.Launch, s.cell.Status.Stop
+	if l == nil || s.mem.booted {
+		return
 	}
+	since := l.Time
+	if stop != nil && stop.Started != nil {
+		since = *stop.Started
+	}
+	s.mem.booted = true
+	m.bootSeconds.Observe(s.cell.Status.Enrolment.Time.Sub(since.Time).Seconds())
 }
 
 func (m *metrics) terminated(err error) {

@@ -50,6 +50,10 @@ type Config struct {
 	// same bytes for the same Cell: a launch may have to be repeated.
 	UserData func(*v1beta1.Cell) ([]byte, error)
 
+	// Listens says whether the cell's agent was reached, of a cell that is not
+	// enrolled before it was stopped; nil if there are none. It answers from memory.
+	Listens func(cell string) bool
+
 	// MayLaunch returns why nothing may be launched, nil if something may; nil
 	// means always. It answers from memory.
 	MayLaunch func() error
@@ -76,6 +80,9 @@ type Reconciler struct {
 	cfg         Config
 	started     time.Time
 	unavailable *instancetype.Unavailable
+	// unstartable are offerings of which a stopped instance could not be started a
+	// short while ago.
+	unstartable *instancetype.Unavailable
 	seen        *observer
 	metrics     *metrics
 
@@ -97,7 +104,7 @@ func New(cfg Config) (*Reconciler, error) {
 	switch {
 	case cfg.Client == nil, cfg.Live == nil, cfg.Cloud == nil, cfg.Offerings == nil, cfg.UserData == nil,
 		cfg.Clock == nil, cfg.Events == nil, cfg.Metrics == nil, cfg.Logger == nil:
-		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Ended, Limits, MayLaunch, Options and Routes must be set")
+		return nil, errors.New("lifecycle: every field of Config but BootTimeout, Ended, Limits, Listens, MayLaunch, Options and Routes must be set")
 	case cfg.NodeName == "":
 		return nil, errors.New("lifecycle: node name is empty")
 	}
@@ -114,7 +121,7 @@ func New(cfg Config) (*Reconciler, error) {
 	}
 	return &Reconciler{
 		limits: ledger,
-		cfg:    cfg, started: cfg.Clock.Now(), unavailable: &instancetype.Unavailable{},
+		cfg:    cfg, started: cfg.Clock.Now(), unavailable: &instancetype.Unavailable{}, unstartable: &instancetype.Unavailable{},
 		seen: newObserver(cfg.Cloud, cfg.Clock), metrics: m,
 		memories: map[types.UID]*memory{}, names: map[string]types.UID{},
 		changed: make(chan event.GenericEvent),

@@ -71,6 +71,13 @@ type memory struct {
 	// unrouted: the routes were removed since the Cell's deletion.
 	unrouted bool
 
+	// listens is when an instance that is to be stopped was first seen to have
+	// booted.
+	listens time.Time
+	// stopAsked and startAsked are when the cloud agreed to stop the instance, and to
+	// start it.
+	stopAsked, startAsked time.Time
+
 	// ended is when the cloud agreed to terminate the instances, by ID.
 	ended map[string]time.Time
 	// booted: the boot time was counted.
@@ -147,6 +154,8 @@ func (s *scope) inTransition() bool {
 		return controllerutil.ContainsFinalizer(s.cell, v1beta1.Finalizer)
 	case s.cell.Status.Failure != nil:
 		return s.reason() != v1beta1.ReasonInstanceGone
+	case s.cell.KeptStopped():
+		return s.cell.Status.Stop.Stopped == nil
 	case s.cell.Status.Phase == v1beta1.CellLaunching, s.cell.Status.Phase == v1beta1.CellBooting:
 		return s.cell.Status.Enrolment == nil
 	}

@@ -47,6 +47,9 @@ type world struct {
 	offerings []instancetype.Offering
 	userData  func(*v1beta1.Cell) ([]byte, error)
 	limits    limits.Limits
+	listens   bool // the agent was reached
+	// on is what happens, once, as soon as an instance is in a state.
+	on map[cloudprovider.State]func(id string)
 	// cached is what Kip's cache has of a Cell instead of what is so; may be nil.
 	cached func(name string) (cell *v1beta1.Cell, stale bool)
 
@@ -123,6 +126,14 @@ func (c mortalCloud) Delete(ctx context.Context, id string) error {
 	return c.life.do(func() error { return c.Fake.Delete(ctx, id) })
 }
 
+func (c mortalCloud) Stop(ctx context.Context, id string) error {
+	return c.life.do(func() error { return c.Fake.Stop(ctx, id) })
+}
+
+func (c mortalCloud) Start(ctx context.Context, id string) error {
+	return c.life.do(func() error { return c.Fake.Start(ctx, id) })
+}
+
 func (c mortalCloud) EnsureRoutes(ctx context.Context, to cloudprovider.RouteTarget, networks []string) error {
 	return c.life.do(func() error { return c.Fake.EnsureRoutes(ctx, to, networks) })
 }
@@ -191,7 +202,8 @@ func (w *world) boot(life *mortal) {
 	kip, err := New(Config{
 		Client: api, Live: w.api, Limits: w.limits, Cloud: cloud, Routes: cloud, NodeName: testNode,
 		Offerings: w.choose, UserData: func(c *v1beta1.Cell) ([]byte, error) { return w.userData(c) },
-		Clock: w.clock, Events: w.events, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		Listens: func(string) bool { return w.listens },
+		Clock:   w.clock, Events: w.events, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -299,6 +311,12 @@ func (w *world) must() reconcile.Result {
 func (w *world) tick() error {
 	w.t.Helper()
 	w.clock.Step(time.Second)
+	for _, i := range w.cloud.Alive() {
+		if do := w.on[i.State]; do != nil {
+			delete(w.on, i.State)
+			do(i.ID)
+		}
+	}
 	if _, err := w.kip.Observe(w.t.Context()); err != nil && w.life.dead {
 		return err
 	}

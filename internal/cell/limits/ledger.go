@@ -200,7 +200,9 @@ func (l *Ledger) Claim(cell *v1beta1.Cell, microUSD int64) *Reached {
 
 // Give enters that a standby cell is about to get a pod of the namespace, if that
 // has room for it. For all namespaces together nothing changes, and nothing is
-// launched. TakeBack undoes it, and so does Note when the Cell says otherwise.
+// launched; unless its instance is kept stopped: that costs more when it runs, and
+// to start it is a launch. TakeBack undoes it, and so does Note when the Cell says
+// otherwise.
 func (l *Ledger) Give(cell *v1beta1.Cell, namespace string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -208,7 +210,15 @@ func (l *Ledger) Give(cell *v1beta1.Cell, namespace string) bool {
 		return true
 	}
 	c, known := l.commitments[cell.Name]
-	if !known || exceeds(l.limits.of(namespace), l.namespaces[namespace], namespace, c.microUSD, NamespaceInstances, NamespaceHourlyUSD) != nil {
+	if !known {
+		return false
+	}
+	if cell.KeptStopped() {
+		c.microUSD = max(c.microUSD, microUSD(cell.Status.Stop.RunningUSD))
+		if l.room(cell.Name, namespace, c.microUSD) != nil {
+			return false
+		}
+	} else if exceeds(l.limits.of(namespace), l.namespaces[namespace], namespace, c.microUSD, NamespaceInstances, NamespaceHourlyUSD) != nil {
 		return false
 	}
 	c.namespace, c.version, c.given = namespace, cell.ResourceVersion, true
@@ -221,7 +231,7 @@ func (l *Ledger) TakeBack(cell *v1beta1.Cell) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c, ok := l.commitments[cell.Name]; ok && c.given {
-		c.namespace, c.given = namespaceOf(cell), false
+		c.namespace, c.microUSD, c.given = namespaceOf(cell), MicroUSD(cell.Status.Launch), false
 		l.enter(cell.Name, c)
 	}
 }

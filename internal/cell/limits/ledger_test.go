@@ -47,6 +47,14 @@ func launching(c *v1beta1.Cell, usd string, at time.Time) *v1beta1.Cell {
 	return c
 }
 
+// stopped is a Cell whose instance costs 2 USD an hour when it runs, and little
+// now.
+func stopped(c *v1beta1.Cell) *v1beta1.Cell {
+	c = launching(c, "0.001", began)
+	c.Status.Phase, c.Status.InstanceID, c.Status.Stop = v1beta1.CellStopped, "i-1", &v1beta1.StopStatus{RunningUSD: "2"}
+	return c
+}
+
 // refused is the Cell when it says that it waits for a limit.
 func refused(c *v1beta1.Cell) *v1beta1.Cell {
 	c = c.DeepCopy()
@@ -347,14 +355,26 @@ func TestGive(t *testing.T) {
 		"not known":       {"what is not counted could be one too many", namespaced, nil, false},
 		"all full": {"no instance is added", Limits{Caps: Caps{Instances: new(1)}, Namespaces: namespaced.Namespaces},
 			[]*v1beta1.Cell{launching(cell("standby", ""), "1", began)}, true},
+		"stopped, room":      {"what it costs when it runs is allowed", Limits{Caps: Caps{HourlyMicroUSD: new(int64(3e6))}}, []*v1beta1.Cell{stopped(cell("standby", ""))}, true},
+		"stopped, all full":  {"it would cost more than it does", Limits{Caps: Caps{HourlyMicroUSD: new(int64(1e6))}}, []*v1beta1.Cell{stopped(cell("standby", ""))}, false},
+		"stopped, its own":   {"it would cost the namespace more", Limits{Namespaces: map[string]Caps{"web": {HourlyMicroUSD: new(int64(1e6))}}}, []*v1beta1.Cell{stopped(cell("standby", ""))}, false},
+		"stopped, too often": {"a start is a launch", Limits{LaunchesPerMinute: new(0)}, []*v1beta1.Cell{stopped(cell("standby", ""))}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l, _ := newLedger(t, tc.limits)
 			for _, c := range tc.before {
 				l.Note(c)
 			}
-			if got := l.Give(launching(cell("standby", ""), "1", began), "web"); got != tc.want {
+			standby := launching(cell("standby", ""), "1", began)
+			if len(tc.before) > 0 {
+				standby = tc.before[0]
+			}
+			all := l.all
+			if got := l.Give(standby, "web"); got != tc.want {
 				t.Errorf("given = %t, want %t: %s", got, tc.want, tc.reason)
+			}
+			if l.TakeBack(standby); l.all != all {
+				t.Errorf("taken back it comes to %+v, before to %+v", l.all, all)
 			}
 		})
 	}

@@ -78,7 +78,11 @@ func MicroUSD(l *v1beta1.LaunchStatus) int64 {
 	if l == nil {
 		return 0
 	}
-	usd, err := strconv.ParseFloat(l.HourlyUSD, 64)
+	return microUSD(l.HourlyUSD)
+}
+
+func microUSD(price string) int64 {
+	usd, err := strconv.ParseFloat(price, 64)
 	if err != nil || usd < 0 {
 		return 0
 	}

@@ -20,8 +20,8 @@ type candidate struct {
 }
 
 // Candidates are the cells that a pod's Cell could be, instead of one that is
-// launched, the best first: the cheapest, and of these the oldest. They are the
-// cache's and must not be changed.
+// launched, the best first: the cheapest, of these those that run, and of these
+// the oldest. They are the cache's and must not be changed.
 //
 // A cell is what would be launched, or costs no more, or by the tolerance more.
 // What was decided when it was launched must be what the pod wishes: nothing is
@@ -68,7 +68,7 @@ func (c *Controller) Candidates(ctx context.Context, spec v1beta1.CellSpec) ([]*
 		}
 	}
 	slices.SortFunc(found, func(a, b candidate) int {
-		return cmp.Or(cmp.Compare(a.usd, b.usd),
+		return cmp.Or(cmp.Compare(a.usd, b.usd), boolCompare(a.cell.KeptStopped(), b.cell.KeptStopped()),
 			a.cell.CreationTimestamp.Compare(b.cell.CreationTimestamp.Time), strings.Compare(a.cell.Name, b.cell.Name))
 	})
 	best := make([]*v1beta1.Cell, len(found))
@@ -88,14 +88,22 @@ func (c *Controller) ordinary(spec v1beta1.CellSpec) bool {
 		spec.Requirements.VolumeGiB <= c.cfg.VolumeGiB
 }
 
-// serves says whether a cell can be given a pod, and has the GPUs that the pod
-// asks for: an agent hands out as many as it was told of at its launch.
+// serves says whether a cell can be given a pod, in a moment if its instance is
+// stopped, and has the GPUs that the pod asks for: an agent hands out as many as
+// it was told of at its launch.
 func (c *Controller) serves(cell *v1beta1.Cell, req v1beta1.Requirements) bool {
 	c.mu.Lock()
 	current := c.current[keyOf(cell).instanceType]
 	c.mu.Unlock()
 	return cell.Waiting() && ready(cell) && cell.Status.Launch != nil && cell.Spec.Standby.Configuration == current &&
-		cell.Spec.Requirements.GPUs == req.GPUs && c.cfg.Reachable(cell.Name)
+		cell.Spec.Requirements.GPUs == req.GPUs && c.answers(cell)
+}
+
+func (c *Controller) answers(cell *v1beta1.Cell) bool {
+	if cell.KeptStopped() {
+		return c.cfg.Startable(cell)
+	}
+	return c.cfg.Reachable(cell.Name)
 }
 
 // Reserve keeps a cell for a pod that is about to take it: of this Kip's pods no

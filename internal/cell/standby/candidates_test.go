@@ -17,6 +17,7 @@ func TestCandidates(t *testing.T) {
 	small := Pool{InstanceType: "t3.small", Architecture: instancetype.AMD64, CapacityType: v1beta1.OnDemand, Count: 1}
 	cheapest := Pool{InstanceType: "t3a.nano", Architecture: instancetype.AMD64, CapacityType: v1beta1.OnDemand, Count: 1}
 	spot := Pool{InstanceType: "t3a.nano", Architecture: instancetype.AMD64, CapacityType: v1beta1.Spot, Count: 1}
+	asleep := Pool{InstanceType: "t3a.nano", Architecture: instancetype.AMD64, CapacityType: v1beta1.OnDemand, Count: 1, Stopped: true}
 	gpus := Pool{InstanceType: "g4dn.12xlarge", Architecture: instancetype.AMD64, CapacityType: v1beta1.OnDemand, Count: 1, GPUs: 4}
 
 	for name, tc := range map[string]struct {
@@ -67,6 +68,13 @@ func TestCandidates(t *testing.T) {
 		"interrupted": {reason: "it ends in two minutes", pools: []Pool{cheapest}, then: func(w *world) {
 			w.change(&w.cells()[0], func(c *v1beta1.Cell) { c.Status.Interruption = &v1beta1.InterruptionStatus{} })
 		}},
+		"stopped": {reason: "it is started for the pod", pools: []Pool{asleep}, want: []string{"t3a.nano"}},
+		"not stopped yet": {reason: "it is not enrolled, and about to end its first boot", pools: []Pool{asleep}, then: func(w *world) {
+			w.change(&w.cells()[0], func(c *v1beta1.Cell) { c.Status.Stop.Stopped = nil })
+		}},
+		"being started": {reason: "single use", pools: []Pool{asleep}, then: func(w *world) { w.take(&w.cells()[0]) }},
+		"not to be started": {reason: "the cloud has refused another a moment ago", pools: []Pool{asleep},
+			then: func(w *world) { w.unreachable[w.cells()[0].Name] = true }},
 		"taken": {reason: "single use", pools: []Pool{cheapest}, then: func(w *world) { w.take(&w.cells()[0]) }},
 		"sold out": {reason: "what can be launched now is dearer than what waits", pools: []Pool{cheapest}, want: []string{"t3a.nano"}, then: func(w *world) {
 			for _, zone := range w.region.Zones {
@@ -98,6 +106,30 @@ func TestCandidates(t *testing.T) {
 				t.Errorf("%s: candidates %v, want %v", tc.reason, types, tc.want)
 			}
 		})
+	}
+}
+
+// TestRunningFirst: a pod need not wait for what costs the same.
+func TestRunningFirst(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		stopped := c.Pools[0]
+		stopped.Stopped, stopped.Count = true, 1
+		c.Pools = []Pool{stopped, c.Pools[0]}
+		for i := range c.Pools {
+			c.Pools[i].InstanceType = "t3a.nano"
+		}
+	})
+	w.must()
+	w.up()
+	w.must()
+	got, err := w.kip.Candidates(t.Context(), pod())
+	if err != nil || len(got) != 4 {
+		t.Fatalf("%d candidates, %v", len(got), err)
+	}
+	for i, c := range got {
+		if c.KeptStopped() != (i == 3) {
+			t.Errorf("candidate %d: stopped %t", i, c.KeptStopped())
+		}
 	}
 }
 

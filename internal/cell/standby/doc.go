@@ -8,7 +8,9 @@
 //
 // A standby cell is a Cell like any other, of which nobody said yet for which
 // pod it is: the lifecycle controller launches and ends it, and Kip connects to
-// it and enrols it. Its kubelet has started and has no pod. A pod takes it by
+// it and enrols it. Its kubelet has started and has no pod. Of a pool that is kept
+// stopped the lifecycle controller stops the instance when it has booted, before it
+// is enrolled, and starts it when it has a pod. A pod takes a cell by
 // being written into it, which is the provider's business, and from then on it
 // is that pod's cell and nothing here concerns it any more; it never comes back.
 //

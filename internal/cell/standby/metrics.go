@@ -12,7 +12,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{cells: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "kip_standby_cells", Help: "Standby cells without a pod, by instance type, capacity type and state (ready, starting).",
+		Name: "kip_standby_cells", Help: "Standby cells without a pod, by instance type, capacity type and state (ready, starting, stopped, stopping).",
 	}, []string{"instance_type", "capacity_type", "state"})}
 	if err := reg.Register(m.cells); err != nil {
 		return nil, fmt.Errorf("standby: registering metrics: %w", err)
@@ -20,7 +20,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, nil
 }
 
-func (m *metrics) count(pool Pool, ready, starting int) {
-	m.cells.WithLabelValues(pool.InstanceType, string(pool.CapacityType), "ready").Set(float64(ready))
-	m.cells.WithLabelValues(pool.InstanceType, string(pool.CapacityType), "starting").Set(float64(starting))
+// count shows a pool. Those that are to be kept stopped, and are not yet, boot or
+// stop.
+func (m *metrics) count(pool Pool, up, coming int) {
+	states := [2]string{"ready", "starting"}
+	if pool.Stopped {
+		states = [2]string{"stopped", "stopping"}
+	}
+	m.cells.WithLabelValues(pool.InstanceType, string(pool.CapacityType), states[0]).Set(float64(up))
+	m.cells.WithLabelValues(pool.InstanceType, string(pool.CapacityType), states[1]).Set(float64(coming))
 }

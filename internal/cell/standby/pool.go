@@ -50,15 +50,18 @@ type Pool struct {
 	Count        int
 	// GPUs is how many the type has, all of which the pod gets.
 	GPUs int32
+	// Stopped: the instances are kept stopped.
+	Stopped bool
 }
 
 // key tells pools apart.
 type key struct {
 	instanceType string
 	capacityType v1beta1.CapacityType
+	stopped      bool
 }
 
-func (p Pool) key() key { return key{p.InstanceType, p.CapacityType} }
+func (p Pool) key() key { return key{p.InstanceType, p.CapacityType, p.Stopped} }
 
 // Requirements are those of a pool's cells.
 func Requirements(pool Pool) v1beta1.Requirements {
@@ -72,7 +75,7 @@ func Requirements(pool Pool) v1beta1.Requirements {
 func keyOf(cell *v1beta1.Cell) key {
 	var k key
 	if r := cell.Spec.Requirements; len(r.InstanceTypes) == 1 && len(r.CapacityTypes) == 1 {
-		k = key{r.InstanceTypes[0], r.CapacityTypes[0]}
+		k = key{r.InstanceTypes[0], r.CapacityTypes[0], cell.Spec.Standby.Stopped}
 	}
 	return k
 }
@@ -101,6 +104,9 @@ type Config struct {
 	Limits Limits
 	// Reachable says whether Kip is connected to the cell.
 	Reachable func(cell string) bool
+	// Startable says whether the instance of a cell that is kept stopped can be
+	// started, as far as is known.
+	Startable func(*v1beta1.Cell) bool
 	// VolumeGiB and PrivateIPOnly are what cells have that say nothing of it.
 	VolumeGiB     int32
 	PrivateIPOnly bool
@@ -150,7 +156,7 @@ type trouble struct {
 // New checks the configuration and registers metrics. It starts nothing.
 func New(cfg Config) (*Controller, error) {
 	switch {
-	case cfg.Client == nil, cfg.Configuration == nil, cfg.Zones == nil, cfg.Offerings == nil, cfg.Limits == nil, cfg.Reachable == nil,
+	case cfg.Client == nil, cfg.Configuration == nil, cfg.Zones == nil, cfg.Offerings == nil, cfg.Limits == nil, cfg.Reachable == nil, cfg.Startable == nil,
 		cfg.Clock == nil, cfg.Metrics == nil, cfg.Logger == nil:
 		return nil, errors.New("standby: every field of Config but Pools, PrivateIPOnly, Tolerance, VolumeGiB and Zone must be set")
 	case cfg.NodeName == "":
@@ -226,7 +232,7 @@ func (c *Controller) keep(ctx context.Context, pool Pool, cells []*v1beta1.Cell)
 			kept = append(kept, cell)
 		}
 	}
-	// What is ready and has been so for long is kept first.
+	// What waits and has done so for long is kept first.
 	slices.SortFunc(kept, func(a, b *v1beta1.Cell) int {
 		return cmp.Or(boolCompare(ready(b), ready(a)), a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 	})
@@ -254,6 +260,7 @@ func (c *Controller) keep(ctx context.Context, pool Pool, cells []*v1beta1.Cell)
 		if left := t.pause.Sub(c.cfg.Clock.Now()); left > 0 {
 			return min(wait, left), errors.Join(errs...)
 		}
+		missing = max(1-(pool.Count-missing), 0) // one tells whether it is over
 	}
 	if missing > 0 {
 		errs = append(errs, c.fill(ctx, pool, configuration, kept, missing))
@@ -285,14 +292,21 @@ func spent(cell *v1beta1.Cell) string {
 	return ""
 }
 
-// ready: its kubelet may be shown a pod.
+// ready: its kubelet may be shown a pod, or its instance started for one.
 func ready(cell *v1beta1.Cell) bool {
-	return cell.Status.Phase == v1beta1.CellReady && cell.Status.Enrolment != nil && spent(cell) == "" && cell.DeletionTimestamp == nil
+	return cameUp(cell) && (cell.Status.Phase == v1beta1.CellReady || cell.Status.Phase == v1beta1.CellStopped) &&
+		spent(cell) == "" && cell.DeletionTimestamp == nil
+}
+
+// cameUp says whether the instance has booted and, if that is the point of it, was
+// stopped.
+func cameUp(cell *v1beta1.Cell) bool {
+	return cell.Status.Enrolment != nil || cell.Status.Stop != nil && cell.Status.Stop.Stopped != nil
 }
 
 // lost counts cells that never came up.
 func (c *Controller) lost(pool Pool, cell *v1beta1.Cell, why string) {
-	if cell.Status.Enrolment != nil {
+	if cameUp(cell) {
 		return
 	}
 	t := c.trouble[pool.key()]
@@ -348,7 +362,7 @@ func (c *Controller) make(ctx context.Context, pool Pool, configuration, zone st
 		},
 		Spec: v1beta1.CellSpec{
 			NodeName:     c.cfg.NodeName,
-			Standby:      &v1beta1.StandbySpec{Configuration: configuration},
+			Standby:      &v1beta1.StandbySpec{Configuration: configuration, Stopped: pool.Stopped},
 			Requirements: Requirements(pool),
 		},
 	}
@@ -359,7 +373,7 @@ func (c *Controller) make(ctx context.Context, pool Pool, configuration, zone st
 		return fmt.Errorf("writing a standby cell: %w", err)
 	}
 	c.made[cell.Name] = made{pool.key(), c.cfg.Clock.Now()}
-	c.cfg.Logger.Info("standby cell made", "cell", cell.Name, "type", pool.InstanceType, "capacityType", pool.CapacityType, "zone", zone)
+	c.cfg.Logger.Info("standby cell made", "cell", cell.Name, "type", pool.InstanceType, "capacityType", pool.CapacityType, "zone", zone, "stopped", pool.Stopped)
 	return nil
 }
 

@@ -211,6 +211,53 @@ func TestCallsThatFail(t *testing.T) {
 	}
 }
 
+// TestStoppedPool: its cells are of a kind of their own, beside those that run.
+func TestStoppedPool(t *testing.T) {
+	stopped := nanos
+	stopped.Stopped, stopped.Count = true, 2
+	w := newWorld(t, pool(nanos, stopped))
+	w.must()
+	w.up()
+	w.must()
+	n := 0
+	for _, c := range w.cells() {
+		if c.Spec.Standby.Stopped {
+			n++
+		}
+	}
+	if all := len(w.cells()); n != 2 || all != 5 {
+		t.Fatalf("%d of %d are kept stopped", n, all)
+	}
+	w.restart(pool(stopped))
+	w.must()
+	for _, c := range w.cells() {
+		if !c.Spec.Standby.Stopped {
+			t.Errorf("%s runs, which is not configured any more", c.Name)
+		}
+	}
+	// Those that cannot be stopped are no end of instances.
+	w.restart(pool(stopped))
+	for _, c := range w.cells() {
+		w.change(&c, func(c *v1beta1.Cell) { c.Status.Phase, c.Status.Stop.Stopped = v1beta1.CellTerminating, nil })
+	}
+	w.must()
+	w.must()
+	if n := len(w.cells()); n != 0 {
+		t.Errorf("%d are made at once for 2 that could not be stopped", n)
+	}
+	w.clock.Step(longestPause)
+	w.must()
+	w.must()
+	if n := len(w.cells()); n != 1 {
+		t.Errorf("%d are made to see whether it works now", n)
+	}
+	w.up()
+	w.must()
+	if n := len(w.cells()); n != 2 {
+		t.Errorf("%d are there, and it works", n)
+	}
+}
+
 // TestPausesWhenCellsDoNotComeUp: a machine image that does not boot does not
 // cost an instance a second.
 func TestPausesWhenCellsDoNotComeUp(t *testing.T) {

@@ -107,7 +107,8 @@ func (w *world) restart(change ...func(*Config)) {
 			return fit, &now[0], nil
 		},
 		Limits: w, Reachable: func(cell string) bool { return !w.unreachable[cell] }, VolumeGiB: 10,
-		Clock: w.clock, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		Startable: func(c *v1beta1.Cell) bool { return !w.unreachable[c.Name] },
+		Clock:     w.clock, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -175,7 +176,7 @@ func (w *world) change(cell *v1beta1.Cell, change func(*v1beta1.Cell)) {
 	}
 }
 
-// up has all cells booted and enrolled.
+// up has all cells booted, and enrolled or stopped.
 func (w *world) up() {
 	w.t.Helper()
 	for _, c := range w.cells() {
@@ -190,9 +191,12 @@ func booted(c *v1beta1.Cell) {
 	if z := c.Spec.Requirements.Zones; len(z) > 0 {
 		zone = z[0]
 	}
-	c.Status.Phase = v1beta1.CellReady
+	if c.Spec.Standby.Stopped {
+		c.Status.Phase, c.Status.Stop = v1beta1.CellStopped, &v1beta1.StopStatus{Stopped: &metav1.Time{Time: c.CreationTimestamp.Time}}
+	} else {
+		c.Status.Phase, c.Status.Enrolment = v1beta1.CellReady, &v1beta1.EnrolmentStatus{KeySHA256: "k"}
+	}
 	c.Status.Launch = &v1beta1.LaunchStatus{InstanceType: c.Spec.Requirements.InstanceTypes[0], Zone: zone, CapacityType: c.Spec.Requirements.CapacityTypes[0]}
-	c.Status.Enrolment = &v1beta1.EnrolmentStatus{KeySHA256: "k"}
 }
 
 func waitsFor(reason string) func(*v1beta1.Cell) {

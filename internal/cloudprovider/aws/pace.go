@@ -22,6 +22,7 @@ type allowance struct {
 // allowanceOf for the others.
 var allowances = map[string]allowance{
 	"RunInstances":       {5, 2},
+	"StartInstances":     {5, 2},
 	"TerminateInstances": {100, 5},
 	"CreateTags":         {100, 10},
 	"DeleteTags":         {100, 10},

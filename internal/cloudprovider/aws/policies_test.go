@@ -319,8 +319,8 @@ func (p *Provider) endAll(t *testing.T) error {
 	return err
 }
 
-// TestOptionalPolicy: with it Kip may ask how instances are and read the consoles
-// of cells, and without it is told no by the name of the action.
+// TestOptionalPolicy: with it Kip may ask how instances are, read the consoles of
+// cells, and stop and start them, and without it is told no by the name of the action.
 func TestOptionalPolicy(t *testing.T) {
 	i := install(t)
 	i.policy(i.document("kip-policy-tight.json"))
@@ -338,5 +338,23 @@ func TestOptionalPolicy(t *testing.T) {
 	}
 	if _, err := kip.Console(t.Context(), cell.ID); err != nil {
 		t.Errorf("the console of a cell: %v", err)
+	}
+	kip.await(t, cell.ID, cloudprovider.StateRunning)
+	if err := kip.Stop(t.Context(), cell.ID); err != nil {
+		t.Errorf("stopping a cell: %v", err)
+	}
+	kip.await(t, cell.ID, cloudprovider.StateStopped)
+	if err := kip.Start(t.Context(), cell.ID); err != nil {
+		t.Errorf("starting a cell: %v", err)
+	}
+	foreign, err := i.provider(t, "somebody else").Create(t.Context(), request("foreign"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.provider(t, "somebody else").await(t, foreign.ID, cloudprovider.StateRunning)
+	// Not by Stop, which looks whose it is.
+	_, stop := kip.ec2.StopInstances(t.Context(), &ec2.StopInstancesInput{InstanceIds: []string{foreign.ID}})
+	if denied(wrap("ec2:StopInstances", stop)) == "" {
+		t.Errorf("stopping somebody else's instance: %v", stop)
 	}
 }

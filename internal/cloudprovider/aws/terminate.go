@@ -18,12 +18,19 @@ const terminatedAtOnce = 100
 // seen to carry this controller's tag: about an instance that neither Create
 // nor the last List showed EC2 is asked first.
 func (p *Provider) Delete(ctx context.Context, id string) error {
-	if !p.own.has(id) {
-		if _, err := p.Get(ctx, id); err != nil {
-			return err
-		}
+	if err := p.mine(ctx, id); err != nil {
+		return err
 	}
 	return p.ends.terminate(ctx, id)
+}
+
+// mine refuses an instance that does not carry this controller's tag.
+func (p *Provider) mine(ctx context.Context, id string) error {
+	if p.own.has(id) {
+		return nil
+	}
+	_, err := p.Get(ctx, id)
+	return err
 }
 
 func (p *Provider) terminate(ctx context.Context, ids []string) error {

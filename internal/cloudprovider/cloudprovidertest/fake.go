@@ -30,6 +30,8 @@ type Cloud struct {
 	// PendingFor and ShuttingDownFor are how long those states last.
 	PendingFor      time.Duration
 	ShuttingDownFor time.Duration
+	// StoppingFor is how long it takes to stop.
+	StoppingFor time.Duration
 	// VisibleAfter is how long List and Get do not see a new instance.
 	VisibleAfter time.Duration
 	// ForgetAfter is how long a terminated instance is shown; 0 means an hour.
@@ -68,6 +70,9 @@ const (
 
 	Console Method = "Console"
 
+	Stop  Method = "Stop"
+	Start Method = "Start"
+
 	EnsureRoutes Method = "EnsureRoutes"
 	RemoveRoutes Method = "RemoveRoutes"
 
@@ -94,7 +99,8 @@ type Fault struct {
 type machine struct {
 	cloudprovider.Instance
 	controller string
-	stopped    bool
+	made       time.Time
+	stopped    time.Time // when it was asked to stop; zero: it runs
 	ended      time.Time // when termination was asked for; zero: never
 	reason     string
 }
@@ -154,7 +160,7 @@ func (c *Cloud) Kill(id, reason string) {
 
 // Stop stops one from outside.
 func (c *Cloud) Stop(id, reason string) {
-	c.change(id, func(m *machine) { m.stopped, m.reason = true, reason })
+	c.change(id, func(m *machine) { m.stopped, m.reason = c.Clock.Now(), reason })
 }
 
 // Forget makes one disappear without a trace.
@@ -207,8 +213,10 @@ func (c *Cloud) shown(m *machine) cloudprovider.Instance {
 		i.State, i.PrimaryIP, i.PodIP, i.PublicIP, i.NetworkInterface = cloudprovider.StateTerminated, "", "", "", ""
 	case !m.ended.IsZero():
 		i.State = cloudprovider.StateShuttingDown
-	case m.stopped:
-		i.State = cloudprovider.StateStopped
+	case !m.stopped.IsZero() && now.Sub(m.stopped) < c.StoppingFor:
+		i.State = cloudprovider.StateStopping
+	case !m.stopped.IsZero():
+		i.State, i.PublicIP = cloudprovider.StateStopped, ""
 	case now.Sub(m.LaunchTime) >= c.PendingFor:
 		i.State = cloudprovider.StateRunning
 	default:
@@ -224,7 +232,7 @@ func (c *Cloud) visible(m *machine) bool {
 		forget = time.Hour
 	}
 	now := c.Clock.Now()
-	return now.Sub(m.LaunchTime) >= c.VisibleAfter && (m.ended.IsZero() || now.Sub(m.ended) < c.ShuttingDownFor+forget)
+	return now.Sub(m.made) >= c.VisibleAfter && (m.ended.IsZero() || now.Sub(m.ended) < c.ShuttingDownFor+forget)
 }
 
 // room says whether a zone has two more addresses. The caller holds the lock.
@@ -250,6 +258,7 @@ var (
 	_ cloudprovider.ArchitectureLister = (*Fake)(nil)
 	_ cloudprovider.Router             = (*Fake)(nil)
 	_ cloudprovider.ConsoleReader      = (*Fake)(nil)
+	_ cloudprovider.Stopper            = (*Fake)(nil)
 )
 
 // Create implements cloudprovider.Provider.
@@ -297,7 +306,7 @@ func (f *Fake) create(req cloudprovider.LaunchRequest) (*cloudprovider.Instance,
 		return nil, refuse(cloudprovider.SubnetFull, "no address in "+zone)
 	}
 	n := len(f.instances) + 1
-	m := &machine{controller: f.controller, Instance: cloudprovider.Instance{
+	m := &machine{controller: f.controller, made: f.Clock.Now(), Instance: cloudprovider.Instance{
 		ID:       fmt.Sprintf("i-%017x", n),
 		CellName: req.CellName, CellUID: req.CellUID, ClientToken: req.ClientToken,
 		InstanceType: req.Launch.InstanceType, Zone: zone, CapacityType: req.Launch.CapacityType,

@@ -92,7 +92,10 @@ func (c *Cloud) changeState(ids []string, dryRun bool, check func(*Instance) err
 // byUser moves an instance to another state because its user wants so.
 func (c *Cloud) byUser(i *Instance, next State) {
 	if next == Pending {
-		i.LaunchTime = c.Now()
+		i.LaunchTime, i.StartedAgain = c.Now(), true
+		if i.Interface.AutoPublic {
+			i.Interface.Public = c.publicAddress(i.Interface.Primary)
+		}
 		c.enter(i, next, Reason{}, "")
 		return
 	}

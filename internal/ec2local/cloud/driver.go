@@ -2,6 +2,7 @@ package cloud
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -157,8 +158,8 @@ func (c *Cloud) step(ctx context.Context, i *Instance, d *driver, removed *bool)
 // until is how long it is until t; never negative.
 func (c *Cloud) until(t time.Time) time.Duration { return max(0, t.Sub(c.cfg.Clock.Now())) }
 
-// start powers on the machine of a pending instance. A machine that cannot be started ends the instance, as in EC2: the
-// launch itself was answered long ago.
+// start powers on the machine of a pending instance. A machine that cannot be started ends the instance, or stops it
+// again if it was stopped before, as in EC2: the request itself was answered long ago.
 func (c *Cloud) start(ctx context.Context, i *Instance, d *driver) error {
 	attempt, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -186,7 +187,11 @@ func (c *Cloud) start(ctx context.Context, i *Instance, d *driver) error {
 		c.cfg.Log.Error("the machine does not start", "instance", i.ID, "error", err)
 		const code = "Server.InternalError"
 		return c.moveOn(i.ID, Pending, func(i *Instance) {
-			c.enter(i, ShuttingDown, Reason{Code: code, Message: code + ": Internal error on launch"}, "Server.InternalError")
+			next := ShuttingDown
+			if i.StartedAgain {
+				next = Stopping
+			}
+			c.enter(i, next, Reason{Code: code, Message: code + ": Internal error on launch"}, "Server.InternalError")
 		})
 	}
 	if err != nil {
@@ -197,7 +202,12 @@ func (c *Cloud) start(ctx context.Context, i *Instance, d *driver) error {
 
 // leave ends an instance's way out of a state, keeping the reason for it.
 func (c *Cloud) leave(i *Instance, next State) error {
-	return c.moveOn(i.ID, i.State, func(i *Instance) { i.State, i.Since = next, c.Now() })
+	return c.moveOn(i.ID, i.State, func(i *Instance) {
+		i.State, i.Since = next, c.Now()
+		if next == Stopped {
+			i.Interface.Public = netip.Addr{}
+		}
+	})
 }
 
 // moveOn changes an instance if it is still in the state given.

@@ -55,7 +55,8 @@ type Instance struct {
 	GPUs               int
 	Nitro, Burstable   bool
 	Zone               string
-	LaunchTime         time.Time
+	LaunchTime         time.Time // when it was started last
+	StartedAgain       bool
 	ClientToken        string
 	KeyName            string
 	UserData           []byte
@@ -118,8 +119,11 @@ type Interface struct {
 	MAC              string
 	Primary          netip.Addr
 	Secondary        []netip.Addr
-	// Public is an address that exists on paper only: nothing routes it. It is invalid when there is none.
-	Public          netip.Addr
+	// Public is an address that exists on paper only: nothing routes it. It is invalid when there is none, as while the
+	// instance is stopped.
+	Public netip.Addr
+	// AutoPublic: it gets one whenever the instance starts.
+	AutoPublic      bool
 	Groups          []string
 	SourceDestCheck bool
 	Attached        time.Time

@@ -237,7 +237,7 @@ func (c *Cloud) newInterface(l Launch, subnet Subnet, taken map[netip.Addr]bool)
 	}
 	nic.Secondary = append(nic.Secondary, found...)
 	if l.PublicIP {
-		nic.Public = c.publicAddress(nic.Primary)
+		nic.AutoPublic, nic.Public = true, c.publicAddress(nic.Primary)
 	}
 	if nic.ID, err = c.newID("eni"); err != nil {
 		return nic, err
