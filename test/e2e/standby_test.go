@@ -10,13 +10,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
 )
 
 // TestStandbyCell: a pod takes a cell that waits, another one comes in its place,
-// and without the configuration it goes again while the pod runs on.
+// and without the configuration it goes again while the pod runs on. Another pod
+// takes one whose instance is stopped.
 func TestStandbyCell(t *testing.T) {
 	s := newSpace(t)
 	path := filepath.Join(shared.Dir, "provider.yaml")
@@ -24,20 +26,21 @@ func TestStandbyCell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const cells = "\ncells:\n"
-	with := bytes.Replace(without, []byte(cells), []byte(cells+"  standbyCells: [{instanceType: t3a.nano, count: 1}]\n"), 1)
-	if bytes.Equal(with, without) {
-		t.Fatalf("%s does not say how cells are made", path)
+	const running, stopped = "{instanceType: t3a.nano, count: 1}", "{instanceType: t3a.nano, count: 1, stopped: true}"
+	with := func(kinds string) []byte {
+		const cells = "\ncells:\n"
+		changed := bytes.Replace(without, []byte(cells), []byte(cells+"  standbyCells: ["+kinds+"]\n"), 1)
+		if bytes.Equal(changed, without) {
+			t.Fatalf("%s does not say how cells are made", path)
+		}
+		return changed
 	}
 	t.Cleanup(func() { useProviderConfig(s, path, without) })
-	useProviderConfig(s, path, with)
-	first := s.awaitStandby()
+	useProviderConfig(s, path, with(running+", "+stopped))
+	first := s.awaitStandby(v1beta1.CellReady)
 
 	pod := s.start(newPod("pod", shell("main", "echo it runs; "+forever)))
-	cell := s.cellOf(pod)
-	if cell.Name != first.Name || cell.UID != first.UID || cell.Status.InstanceID != first.Status.InstanceID {
-		t.Fatalf("the pod has cell %s, and %s waited for it", cell.Name, first.Name)
-	}
+	cell := s.tookCell(pod, first)
 	if out := s.kubectl("exec", "pod", "--", "echo", "hello"); out != "hello\n" {
 		t.Errorf("exec says %q", out)
 	}
@@ -47,35 +50,51 @@ func TestStandbyCell(t *testing.T) {
 		}
 		return nil
 	})
-	if next := s.awaitStandby(); next.Name == first.Name {
+	if next := s.awaitStandby(v1beta1.CellReady); next.Name == first.Name {
 		t.Errorf("cell %s has a pod and waits for another", next.Name)
 	}
 
+	asleep := s.awaitStandby(v1beta1.CellStopped)
+	if asleep.Status.Enrolment != nil || asleep.Status.Stop.RunningUSD != first.Status.Launch.HourlyUSD {
+		t.Errorf("the cell that is kept stopped: %+v", asleep.Status)
+	}
+	useProviderConfig(s, path, with(stopped))
+	s.eventually("the cell that runs goes", func(ctx context.Context) error { return noneWaits(ctx, v1beta1.CellReady) })
+	second := s.start(newPod("second", shell("main", forever)))
+	if woken := s.tookCell(second, asleep); woken.Status.Stop == nil || woken.Status.PrimaryIP != asleep.Status.PrimaryIP || second.Status.PodIP != asleep.Status.PodIP {
+		t.Errorf("stopped the cell was %+v, with its pod it is %+v", asleep.Status, woken.Status)
+	}
+
 	useProviderConfig(s, path, without)
-	s.eventually("the cell that waits goes", func(ctx context.Context) error {
-		waiting, err := standbyCells(ctx)
-		if len(waiting) > 0 {
-			err = errors.Join(err, fmt.Errorf("%s is there", waiting[0].Name))
-		}
-		return err
-	})
+	s.eventually("all that wait go", func(ctx context.Context) error { return noneWaits(ctx, "") })
 	now := s.awaitReady("pod")
 	if diff := cmp.Diff(lives(pod), lives(now)); diff != "" || s.cellOf(now).UID != cell.UID {
 		t.Errorf("the pod did not run on: %s", diff)
 	}
 	s.delete("pod")
+	s.delete("second")
 }
 
-// awaitStandby waits until exactly one cell waits for a pod.
-func (s *space) awaitStandby() (cell v1beta1.Cell) {
+// tookCell returns the pod's cell, which must be the one that waited.
+func (s *space) tookCell(pod *corev1.Pod, waited v1beta1.Cell) *v1beta1.Cell {
+	s.Helper()
+	cell := s.cellOf(pod)
+	if cell.Name != waited.Name || cell.UID != waited.UID || cell.Status.InstanceID != waited.Status.InstanceID {
+		s.Fatalf("pod %s has cell %s, and %s waited for it", pod.Name, cell.Name, waited.Name)
+	}
+	return cell
+}
+
+// awaitStandby waits until exactly one cell in a phase waits for a pod.
+func (s *space) awaitStandby(phase v1beta1.CellPhase) (cell v1beta1.Cell) {
 	s.Helper()
 	s.eventually("a cell waits for a pod", func(ctx context.Context) error {
-		waiting, err := standbyCells(ctx)
+		waiting, err := standbyCells(ctx, phase)
 		if err != nil {
 			return err
 		}
-		if len(waiting) != 1 || waiting[0].Status.Phase != v1beta1.CellReady {
-			return fmt.Errorf("there are %d, and not one that is Ready", len(waiting))
+		if len(waiting) != 1 || phase == v1beta1.CellStopped && waiting[0].Status.Stop.Stopped == nil {
+			return fmt.Errorf("there are %d that are %s", len(waiting), phase)
 		}
 		cell = waiting[0]
 		return nil
@@ -83,14 +102,23 @@ func (s *space) awaitStandby() (cell v1beta1.Cell) {
 	return cell
 }
 
-func standbyCells(ctx context.Context) ([]v1beta1.Cell, error) {
+func noneWaits(ctx context.Context, phase v1beta1.CellPhase) error {
+	waiting, err := standbyCells(ctx, phase)
+	if len(waiting) > 0 {
+		err = errors.Join(err, fmt.Errorf("%s is there", waiting[0].Name))
+	}
+	return err
+}
+
+// standbyCells are those without a pod in a phase, "" for any.
+func standbyCells(ctx context.Context, phase v1beta1.CellPhase) ([]v1beta1.Cell, error) {
 	var all v1beta1.CellList
 	if err := shared.cells.List(ctx, &all, client.MatchingLabels{v1beta1.LabelNode: "kip-provider-0"}); err != nil {
 		return nil, err
 	}
 	var waiting []v1beta1.Cell
 	for _, c := range all.Items {
-		if c.Waiting() {
+		if c.Waiting() && (phase == "" || c.Status.Phase == phase) {
 			waiting = append(waiting, c)
 		}
 	}
