@@ -257,7 +257,8 @@ func machine() string {
 	var u unix.Utsname
 	kernel := "unknown"
 	if unix.Uname(&u) == nil {
-		kernel = unix.ByteSliceToString(u.Release[:])
+		// What follows the first hyphen is its builder's business.
+		kernel, _, _ = strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
 	}
 	cgroup := "v1"
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
