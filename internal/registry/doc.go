@@ -1,6 +1,5 @@
 // Package registry knows where images are asked for: at the configured mirrors
-// first, as a cell would, then at the registry that the image names; and as whom:
-// with what a pod's pull secrets say of it.
+// first, as a cell's containerd would, then at the registry that the image names.
 //
 // Image names are somebody's input, and Kip's place in the network is not that
 // of a cell: registries are reached over https only and never at an address of

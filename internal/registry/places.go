@@ -17,8 +17,8 @@ import (
 // defaultMirror stands for every host that no mirror names.
 const defaultMirror = "_default"
 
-// dockerHub is what everybody but the library calls it.
-const dockerHub = "docker.io"
+// DockerHub is what everybody but the library calls it.
+const DockerHub = "docker.io"
 
 // Mirror is a registry that is asked before those of Hosts; "_default" among
 // them stands for every host that no mirror names.
@@ -76,7 +76,7 @@ func Host(repository name.Repository) string {
 	if host := repository.RegistryStr(); host != name.DefaultRegistry {
 		return host
 	}
-	return dockerHub
+	return DockerHub
 }
 
 // Name is a repository's whole name, with its registry's host as users write it.

@@ -24,6 +24,7 @@ import (
 	"github.com/elotl/kip/v2/internal/imagecache/store"
 	"github.com/elotl/kip/v2/internal/platforms"
 	"github.com/elotl/kip/v2/internal/registry"
+	"github.com/elotl/kip/v2/internal/registry/pullsecret"
 )
 
 const (
@@ -190,7 +191,7 @@ func (c *Controller) ensure(ctx context.Context, image string, secrets []*corev1
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotCacheable, err)
 	}
-	logins := registry.Logins(secrets, ref.Context())
+	logins := pullsecret.Logins(secrets, ref.Context())
 	manifests, err := c.resolve(ctx, ref, logins)
 	if err != nil {
 		return err

@@ -35,6 +35,7 @@ import (
 	"github.com/elotl/kip/v2/internal/imagecache/layer"
 	"github.com/elotl/kip/v2/internal/imagecache/store"
 	"github.com/elotl/kip/v2/internal/registry"
+	"github.com/elotl/kip/v2/internal/registry/pullsecret"
 )
 
 // patience is how long a registry has for its answer. A cell waits for it before
@@ -195,7 +196,7 @@ func (s *Source) logins(ctx context.Context, pod *corev1.Pod, repository name.Re
 	if err != nil {
 		return nil, err
 	}
-	if logins := registry.Logins(secrets, repository); len(logins) > 0 {
+	if logins := pullsecret.Logins(secrets, repository); len(logins) > 0 {
 		return logins, nil
 	}
 	login, err := s.cfg.Registries.Login(ctx, pod, registry.Host(repository))

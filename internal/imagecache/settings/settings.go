@@ -5,10 +5,6 @@ package settings
 // serves.
 const LayersDescriptor = 3
 
-// DefaultMirrors is where Mirrors have the endpoints for every registry that is
-// not named, as in containerd's configuration.
-const DefaultMirrors = "_default"
-
 // Settings are a file, in JSON, that is the program's one argument.
 type Settings struct {
 	// Socket is where containerd asks, Agent where the agent answers.
@@ -22,6 +18,7 @@ type Settings struct {
 	Share  string `json:"share"`
 	// Uncached are images that Kip is not asked about.
 	Uncached []string `json:"uncached,omitempty"`
-	// Mirrors are endpoints by the registry that they stand in for.
+	// Mirrors are endpoints by the registry that they stand in for; "_default" is
+	// every one that is not named, as in containerd's configuration.
 	Mirrors map[string][]string `json:"mirrors,omitempty"`
 }

@@ -135,6 +135,8 @@ func newCell(t *testing.T) *cell {
 	c.settings = settings.Settings{
 		Socket: filepath.Join(dir, "snapshotter.sock"), Agent: filepath.Join(dir, "agent.sock"),
 		Dir: filepath.Join(dir, "snapshotter"), Layers: filepath.Join(dir, "layers"), Share: filepath.Join(dir, "share"),
+		// A registry of plain HTTP is asked where it is a mirror.
+		Mirrors: map[string][]string{c.host: {"http://" + c.host}},
 	}
 	data, err := json.Marshal(c.settings)
 	if err != nil {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
-	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -14,16 +12,25 @@ import (
 
 	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/imagecache/layer"
-	"github.com/elotl/kip/v2/internal/imagecache/settings"
+	"github.com/elotl/kip/v2/internal/registry"
 )
 
-// Registry fetches layers from where containerd would: a registry's mirrors in
-// their order, then the registry itself.
+// Registry fetches layers from where containerd would.
 type Registry struct {
-	// Mirrors are endpoints by the registry that they stand in for.
-	Mirrors map[string][]string
+	Places *registry.Places
 	// Grants has the login.
 	Grants Grants
+}
+
+// placesOf are those that settings name.
+func placesOf(mirrors map[string][]string) (*registry.Places, error) {
+	var all []registry.Mirror
+	for host, endpoints := range mirrors {
+		for _, e := range endpoints {
+			all = append(all, registry.Mirror{Hosts: []string{host}, Endpoint: e})
+		}
+	}
+	return registry.NewPlaces(all)
 }
 
 // Fetch opens the archive of a layer. What is read is checked against the
@@ -33,60 +40,23 @@ func (r *Registry) Fetch(ctx context.Context, of grant.Question, l layer.Layer) 
 	if err != nil {
 		return nil, fmt.Errorf("the image's name: %w", err)
 	}
-	repositories, err := r.places(ref.Context())
-	if err != nil {
-		return nil, err
-	}
-	auth := authn.Anonymous
+	var logins []authn.AuthConfig
 	// Without Kip's answer it is tried all the same: most registries let anybody
 	// read.
 	answer, unanswered := r.Grants.Grant(ctx, of)
 	if answer.Login != nil {
-		auth = authn.FromConfig(authn.AuthConfig{Username: answer.Login.Username, Password: answer.Login.Password})
+		logins = append(logins, authn.AuthConfig{Username: answer.Login.Username, Password: answer.Login.Password})
 	}
-	errs := []error{unanswered}
-	for _, repository := range repositories {
-		found, err := remote.Layer(repository.Digest(l.Digest), remote.WithContext(ctx), remote.WithAuth(auth), remote.WithUserAgent("kip-snapshotter"))
+	var archive io.ReadCloser
+	_, err = r.Places.AskForMuch(ctx, ref.Context().Digest(l.Digest), logins, func(at name.Reference, how ...remote.Option) error {
+		found, err := remote.Layer(at.Context().Digest(l.Digest), how...)
 		if err == nil {
-			var archive io.ReadCloser
-			if archive, err = found.Compressed(); err == nil {
-				return archive, nil
-			}
+			archive, err = found.Compressed()
 		}
-		errs = append(errs, err)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(unanswered, err)
 	}
-	return nil, errors.Join(errs...)
-}
-
-// places are the names of a repository, each with its host.
-func (r *Registry) places(repository name.Repository) ([]name.Repository, error) {
-	host := repository.RegistryStr()
-	if host == name.DefaultRegistry {
-		host = "docker.io"
-	}
-	endpoints, named := r.Mirrors[host]
-	if !named {
-		endpoints = r.Mirrors[settings.DefaultMirrors]
-	}
-	var places []name.Repository
-	for _, e := range endpoints {
-		u, err := url.Parse(e)
-		if err != nil {
-			return nil, fmt.Errorf("the registry mirror: %w", err)
-		}
-		var options []name.Option
-		if u.Scheme == "http" {
-			options = append(options, name.Insecure)
-		}
-		// A mirror with a path has everything below it; what containerd puts
-		// before a path that is not overridden is no part of a name.
-		path := strings.TrimPrefix(strings.Trim(u.Path, "/"), "v2")
-		full := strings.Join([]string{u.Host, strings.Trim(path, "/"), repository.RepositoryStr()}, "/")
-		place, err := name.NewRepository(strings.ReplaceAll(full, "//", "/"), options...)
-		if err != nil {
-			return nil, fmt.Errorf("the registry mirror: %w", err)
-		}
-		places = append(places, place)
-	}
-	return append(places, repository), nil
+	return archive, nil
 }

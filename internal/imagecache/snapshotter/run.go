@@ -23,7 +23,11 @@ import (
 // process.
 func Run(ctx context.Context, set settings.Settings, device *os.File, program string, logger *slog.Logger) error {
 	kip := NewKip(set.Agent, logger)
-	registry := &Registry{Mirrors: set.Mirrors, Grants: kip}
+	places, err := placesOf(set.Mirrors)
+	if err != nil {
+		return err
+	}
+	registry := &Registry{Places: places, Grants: kip}
 	from, err := source.New(source.Config{
 		Open: source.Directory(set.Share), Fetch: registry.Fetch, Report: kip.Report,
 		Dir:      filepath.Join(set.Dir, "fetched"),

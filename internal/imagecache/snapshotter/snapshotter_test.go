@@ -10,12 +10,9 @@ import (
 	snapshots "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-containerregistry/pkg/name"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
-
-	"github.com/elotl/kip/v2/internal/imagecache/settings"
 )
 
 func newSnapshotter(t *testing.T, dir string) *Snapshotter {
@@ -254,34 +251,5 @@ func TestChainID(t *testing.T) {
 	}
 	if got, want := chainID(a, b), "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c"; got != want {
 		t.Errorf("%s, want %s", got, want)
-	}
-}
-
-func TestPlaces(t *testing.T) {
-	r := &Registry{Mirrors: map[string][]string{
-		settings.DefaultMirrors: {"http://10.0.0.1:5000"},
-		"docker.io":             {"https://mirror.example/v2/hub", "https://other.example"},
-		"quay.io":               {},
-	}}
-	for image, want := range map[string][]string{
-		"nginx":                   {"mirror.example/hub/library/nginx", "other.example/library/nginx", "index.docker.io/library/nginx"},
-		"registry.k8s.io/pause:3": {"10.0.0.1:5000/pause", "registry.k8s.io/pause"},
-		"quay.io/x/y@" + "sha256:" + strings.Repeat("a", 64): {"quay.io/x/y"},
-	} {
-		ref, err := name.ParseReference(image)
-		if err != nil {
-			t.Fatal(err)
-		}
-		places, err := r.places(ref.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var got []string
-		for _, p := range places {
-			got = append(got, p.Name())
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", image, diff)
-		}
 	}
 }

@@ -1,4 +1,7 @@
-package registry
+// Package pullsecret reads as whom registries are asked: what a pod's pull secrets
+// say of a repository. It is apart from package registry, which cells' programs
+// have, as it needs Kubernetes' types.
+package pullsecret
 
 import (
 	"cmp"
@@ -11,6 +14,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/elotl/kip/v2/internal/registry"
 )
 
 // Logins returns what pull secrets have for a repository, in the order in which
@@ -92,9 +97,9 @@ func matches(server string, repository name.Repository) (pattern string, ok bool
 		prefix = ""
 	}
 	if host == name.DefaultRegistry || host == "registry-1.docker.io" {
-		host = dockerHub
+		host = registry.DockerHub
 	}
-	parts, want := strings.Split(host, "."), strings.Split(Host(repository), ".")
+	parts, want := strings.Split(host, "."), strings.Split(registry.Host(repository), ".")
 	if len(parts) != len(want) {
 		return "", false
 	}
