@@ -114,7 +114,7 @@ func New(cfg Config) (*Controller, error) {
 
 // SetupWithManager adds the controller to the manager.
 func (c *Controller) SetupWithManager(mgr ctrl.Manager) error {
-	for _, run := range []func(context.Context){c.keep, c.sweepAlways} {
+	for _, run := range []func(context.Context){c.keep, c.sweepAlways, c.checkAlways} {
 		if err := mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { run(ctx); return nil })); err != nil {
 			return fmt.Errorf("adding to the manager: %w", err)
 		}

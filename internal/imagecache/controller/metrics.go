@@ -26,7 +26,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}),
 		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kip_image_cache_removed_total",
-			Help: "What was removed from the cache, by reason (unused, size, unreferenced).",
+			Help: "What was removed from the cache, by reason (unused, size, unreferenced, damaged).",
 		}, []string{"reason"}),
 		images: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "kip_image_cache_images",
