@@ -38,6 +38,8 @@ Optional:
   NFS_VOLUME_ENDPOINT           NFS server and path of the image cache, such as
                                 fs-92e61897.efs.us-west-2.amazonaws.com:/. Without it there is none.
   IMAGE_CACHE_MAX_SIZE          How large it may become, such as 500Gi (any size).
+  IMAGE_CACHE_ROLE_ARN          Role of the image cache's controller, with kustomize/iam/image-cache-policy.json, for
+                                images of a private ECR. Without it those of pods without pull secrets may not be cached.
   IMAGE_CACHE_KEEP              Images that are in it though no pod uses them, separated by commas.
   VIRTUAL_NODES                 How many virtual nodes: kip-provider-0, kip-provider-1, ... (1).
   SECOND_KIP                    true for a second Kip of each virtual node, which takes over when the
@@ -87,7 +89,7 @@ required() {
 
 export NAMESPACE=${NAMESPACE:-kip} IMAGE_REGISTRY=${IMAGE_REGISTRY:-docker.io/elotl}
 export AWS_ENDPOINT_URL=${AWS_ENDPOINT_URL-}
-export NFS_VOLUME_ENDPOINT=${NFS_VOLUME_ENDPOINT-} IMAGE_CACHE_MAX_SIZE=${IMAGE_CACHE_MAX_SIZE-} IMAGE_CACHE_KEEP=${IMAGE_CACHE_KEEP-}
+export NFS_VOLUME_ENDPOINT=${NFS_VOLUME_ENDPOINT-} IMAGE_CACHE_MAX_SIZE=${IMAGE_CACHE_MAX_SIZE-} IMAGE_CACHE_KEEP=${IMAGE_CACHE_KEEP-} IMAGE_CACHE_ROLE_ARN=${IMAGE_CACHE_ROLE_ARN-}
 export NFS_SERVER=${NFS_VOLUME_ENDPOINT%%:*} NFS_PATH=${NFS_VOLUME_ENDPOINT#*:} IMAGE_CACHE=
 export CELL_SOFTWARE_URL=${CELL_SOFTWARE_URL-} CELL_SOFTWARE_SHA256=${CELL_SOFTWARE_SHA256-} CELL_SOFTWARE=
 export VPC_ID=${VPC_ID-} CELL_IMAGE_ID=${CELL_IMAGE_ID-} CELL_INSTANCE_PROFILE_ARN=${CELL_INSTANCE_PROFILE_ARN-} KIP_CELL_SG=${KIP_CELL_SG-} CLUSTER_DNS=${CLUSTER_DNS-}
@@ -121,10 +123,12 @@ check AWS_ENDPOINT_URL 'https?://[A-Za-z0-9._:/-]+' 'a URL'
 check NFS_VOLUME_ENDPOINT '[A-Za-z0-9._-]+:/[A-Za-z0-9._/-]*' 'a server and a path such as fs-92e61897.efs.us-west-2.amazonaws.com:/'
 check IMAGE_CACHE_MAX_SIZE '[0-9]+[KMGT]i?' 'a size such as 500Gi'
 check IMAGE_CACHE_KEEP '[A-Za-z0-9][A-Za-z0-9._:/@-]*(,[A-Za-z0-9][A-Za-z0-9._:/@-]*)*' 'images separated by commas'
+check IMAGE_CACHE_ROLE_ARN 'arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+' \
+	"the ARN of the controller's role such as arn:aws:iam::012345678910:role/kip-image-cache"
 if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
 	IMAGE_CACHE="{\"endpoint\":\"$NFS_VOLUME_ENDPOINT\"}"
-elif [ -n "$IMAGE_CACHE_MAX_SIZE$IMAGE_CACHE_KEEP" ]; then
-	wrong "IMAGE_CACHE_MAX_SIZE or IMAGE_CACHE_KEEP is set, and NFS_VOLUME_ENDPOINT is not: there is no image cache"
+elif [ -n "$IMAGE_CACHE_MAX_SIZE$IMAGE_CACHE_KEEP$IMAGE_CACHE_ROLE_ARN" ]; then
+	wrong "IMAGE_CACHE_MAX_SIZE, IMAGE_CACHE_KEEP or IMAGE_CACHE_ROLE_ARN is set, and NFS_VOLUME_ENDPOINT is not: there is no image cache"
 fi
 check VIRTUAL_NODES '[1-9][0-9]?' 'a number from 1 to 99'
 check SECOND_KIP 'true|false' 'true or false'
@@ -227,7 +231,7 @@ fill() {
 	# shellcheck disable=SC2016 # envsubst takes the names, not the values
 	envsubst '${NAMESPACE} ${CLUSTER_NAME} ${USE_REGION} ${VPC_ID} ${IMAGE_REGISTRY} ${IMAGE_TAG} ${CLUSTER_DNS}
 		${KIP_SERVICE_ACCOUNT_ROLE_ARN} ${CELL_SOFTWARE} ${CELL_IMAGE_ID} ${CELL_INSTANCE_PROFILE_ARN} ${KIP_CELL_SG} ${AWS_ENDPOINT_URL} ${PROVIDER_CONFIG_HASH}
-		${IMAGE_CACHE} ${IMAGE_CACHE_KEEP} ${IMAGE_CACHE_MAX_SIZE} ${NFS_SERVER} ${NFS_PATH} ${VIRTUAL_NODES}' <"$1" >"$2"
+		${IMAGE_CACHE} ${IMAGE_CACHE_KEEP} ${IMAGE_CACHE_MAX_SIZE} ${IMAGE_CACHE_ROLE_ARN} ${NFS_SERVER} ${NFS_PATH} ${VIRTUAL_NODES}' <"$1" >"$2"
 }
 fill "$template" "$work/eks/provider.yaml"
 PROVIDER_CONFIG_HASH=$(cat "$work/eks/provider.yaml" - <<<"$CLUSTER_NAME $KIP_SERVICE_ACCOUNT_ROLE_ARN $AWS_ENDPOINT_URL" | cksum | cut -d ' ' -f 1)
@@ -236,6 +240,11 @@ fill "$here/eks/kustomization.yaml" "$work/eks/kustomization.yaml"
 components=()
 if [ -n "$NFS_VOLUME_ENDPOINT" ]; then
 	fill "$here/image-cache/deployment.yaml" "$work/image-cache/deployment.yaml"
+	if [ -n "$IMAGE_CACHE_ROLE_ARN" ]; then
+		fill "$here/image-cache/role.yaml" "$work/image-cache/role.yaml"
+		# The last list is that of patches.
+		printf -- '- path: role.yaml\n' >>"$work/image-cache/kustomization.yaml"
+	fi
 	components+=(../image-cache)
 fi
 if $SECOND_KIP; then

@@ -22,6 +22,8 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/elotl/kip/v2/internal/cloudprovider"
+	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
 	"github.com/elotl/kip/v2/internal/config"
 	imagecache "github.com/elotl/kip/v2/internal/imagecache/controller"
 	"github.com/elotl/kip/v2/internal/imagecache/grants"
@@ -133,6 +135,10 @@ func fillImageCache(ctx context.Context, o cacheOptions, log *slog.Logger) error
 	if err != nil {
 		return err
 	}
+	cloud, err := imageCacheCloud(ctx, o.Options, cfg, log)
+	if err != nil {
+		return err
+	}
 	var probes probes
 	endProbes, err := probes.listen(o.HealthListen)
 	if err != nil {
@@ -141,7 +147,7 @@ func fillImageCache(ctx context.Context, o cacheOptions, log *slog.Logger) error
 	defer endProbes()
 	probes.readyWhen(cachesRead(mgr.GetCache()), func() bool { return leads(mgr) })
 	fill, err := imagecache.New(imagecache.Config{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), PullSecrets: pullSecrets(node), Places: places,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), PullSecrets: pullSecrets(node), Registries: cloud, Places: places,
 		Share: share, Scratch: o.Scratch, Architectures: cfg.Cells.Architectures, Keep: o.Keep, MaxBytes: most, Unused: o.Unused,
 		Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
 	})
@@ -156,6 +162,16 @@ func fillImageCache(ctx context.Context, o cacheOptions, log *slog.Logger) error
 		return err
 	}
 	return nil
+}
+
+// imageCacheCloud is the cloud for logins to its registries and nothing else.
+func imageCacheCloud(ctx context.Context, o Options, cfg *config.Config, log *slog.Logger) (cloudprovider.RegistryAuthorizer, error) {
+	catalogue, err := loadCatalogue("")
+	if err != nil {
+		return nil, fmt.Errorf("loading the instance type catalogue: %w", err)
+	}
+	// What it may not is said of the images that it concerns.
+	return newCloud(ctx, o, cfg, aws.ImageSpec{}, catalogue, func(string, string) {}, log)
 }
 
 func byteSize(text string) (int64, error) {

@@ -83,6 +83,10 @@ func (c *Cluster) imageCache() process {
 			"--share=" + c.shareDir(), "--scratch=" + c.scratchDir(), "--keep=" + ExampleImage,
 			"--health-listen=" + health, "--metrics-listen=" + net.JoinHostPort(c.settings.host().String(), strconv.Itoa(cacheMetricsPort)),
 		},
+		Env: []string{
+			"AWS_ROLE_ARN=arn:aws:iam::" + accountID + ":role/" + cacheAccount,
+			"AWS_WEB_IDENTITY_TOKEN_FILE=" + c.path("image-cache-aws.token"), "AWS_ENDPOINT_URL=" + c.ec2URL(),
+		},
 		Watch: []string{c.path("provider.yaml")},
 		Ready: answers("http://" + health + "/readyz"),
 	}
@@ -98,8 +102,10 @@ func (c *Cluster) startImageCache(ctx context.Context) error {
 	if err := c.kubectl(ctx, "apply", "--server-side", "--force-conflicts", "-f", rights); err != nil {
 		return fmt.Errorf("giving the image cache's controller its rights: %w", err)
 	}
-	if err := c.writeToken(ctx, cacheAccount, "image-cache.token"); err != nil {
-		return err
+	for file, audiences := range map[string][]string{"image-cache.token": nil, "image-cache-aws.token": {"sts.amazonaws.com"}} {
+		if err := c.writeToken(ctx, cacheAccount, file, audiences...); err != nil {
+			return err
+		}
 	}
 	if err := c.pki.kubeconfig(c.path("image-cache.kubeconfig"), c.apiserverURL(), cacheAccount, c.path("image-cache.token")); err != nil {
 		return err

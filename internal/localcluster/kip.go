@@ -45,8 +45,7 @@ var kipModes = []string{string(KipPod), string(KipProcess), string(KipNone)}
 const (
 	kipNamespace = "kip"
 	kipAccount   = "kip-provider"
-	kipRole      = "kip-provider"
-	roleARN      = "arn:aws:iam::" + accountID + ":role/" + kipRole
+	roleARN      = "arn:aws:iam::" + accountID + ":role/" + kipAccount
 	kipImage     = "docker.io/elotl/kip"
 
 	// deployTimeout is for a busy machine; an idle one needs some seconds.
@@ -128,7 +127,8 @@ func (c *Cluster) pushKip(ctx context.Context) (tag string, err error) {
 }
 
 // makeRole makes Kip's role and what trusts the cluster's tokens, with the
-// policies that ship. It may be repeated.
+// policies that ship, and that of the image cache's controller, if there is one.
+// It may be repeated.
 func (c *Cluster) makeRole(ctx context.Context, vpc string) error {
 	api := iam.New(iam.Options{
 		Region: region, BaseEndpoint: aws.String(c.ec2URL()),
@@ -139,28 +139,39 @@ func (c *Cluster) makeRole(ctx context.Context, vpc string) error {
 	}); err != nil && !alreadyExists(err) {
 		return fmt.Errorf("making the cluster's OIDC provider: %w", err)
 	}
-	host, err := url.Parse(tokenIssuer)
-	if err != nil {
-		return err
+	roles := map[string]map[string]string{kipAccount: {"kip": "kip-policy-tight.json", "kip-optional": "kip-policy-optional.json"}}
+	if c.ImageCache {
+		roles[cacheAccount] = map[string]string{"images": "image-cache-policy.json"}
 	}
-	trust, err := c.policy("trust-policy.json", vpc, host.Host)
+	for account, policies := range roles {
+		if err := c.makeAccountsRole(ctx, api, account, vpc, policies); err != nil {
+			return fmt.Errorf("making the role of service account %s: %w", account, err)
+		}
+	}
+	return nil
+}
+
+// makeAccountsRole makes a role of the same name as the service account that may
+// take it.
+func (c *Cluster) makeAccountsRole(ctx context.Context, api *iam.Client, account, vpc string, policies map[string]string) error {
+	trust, err := c.policy("trust-policy.json", account, vpc)
 	if err != nil {
 		return err
 	}
 	if _, err := api.CreateRole(ctx, &iam.CreateRoleInput{
-		RoleName: aws.String(kipRole), AssumeRolePolicyDocument: aws.String(trust),
+		RoleName: aws.String(account), AssumeRolePolicyDocument: aws.String(trust),
 	}); err != nil && !alreadyExists(err) {
-		return fmt.Errorf("making Kip's role: %w", err)
+		return err
 	}
-	for name, file := range map[string]string{"kip": "kip-policy-tight.json", "kip-optional": "kip-policy-optional.json"} {
-		permissions, err := c.policy(file, vpc, host.Host)
+	for name, file := range policies {
+		permissions, err := c.policy(file, account, vpc)
 		if err != nil {
 			return err
 		}
 		if _, err := api.PutRolePolicy(ctx, &iam.PutRolePolicyInput{
-			RoleName: aws.String(kipRole), PolicyName: aws.String(name), PolicyDocument: aws.String(permissions),
+			RoleName: aws.String(account), PolicyName: aws.String(name), PolicyDocument: aws.String(permissions),
 		}); err != nil {
-			return fmt.Errorf("giving Kip's role its rights: %w", err)
+			return fmt.Errorf("giving it its rights: %w", err)
 		}
 	}
 	return nil
@@ -172,7 +183,11 @@ func alreadyExists(err error) bool {
 }
 
 // policy is one of the policies that ship, with this cluster's names.
-func (c *Cluster) policy(file, vpc, oidcProvider string) (string, error) {
+func (c *Cluster) policy(file, account, vpc string) (string, error) {
+	issuer, err := url.Parse(tokenIssuer)
+	if err != nil {
+		return "", err
+	}
 	data, err := os.ReadFile(filepath.Join(c.Root, "kustomize", "iam", file))
 	if err != nil {
 		return "", err
@@ -183,11 +198,11 @@ func (c *Cluster) policy(file, vpc, oidcProvider string) (string, error) {
 		case "AWS_ACCOUNT_ID":
 			return accountID
 		case "OIDC_PROVIDER":
-			return oidcProvider
+			return issuer.Host
 		case "NAMESPACE":
 			return kipNamespace
 		case "KIP_SERVICE_ACCOUNT_NAME":
-			return kipAccount
+			return account
 		case "USE_REGION":
 			return region
 		case "CLUSTER_NAME":

@@ -93,6 +93,10 @@ func TestECR(t *testing.T) {
 			t.Errorf("the image was pulled without %s of Kip's role: %v", action, allowed)
 		}
 	}
+	if shared.ImageCache {
+		// By the role of the cache's own controller.
+		s.awaitCached(image)
+	}
 }
 
 const product = "kip-e2e"

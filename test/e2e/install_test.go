@@ -88,6 +88,7 @@ func TestInstallPage(t *testing.T) {
 		switch {
 		case b.Kind == "" && strings.Contains(b.Commands, "/deploy.sh"):
 			optional("image-cache")
+			optional("image-cache-role")
 		case b.Kind == "" && strings.Contains(b.Commands, "delete-security-group"):
 			optional("image-cache-removal")
 		}

@@ -42,7 +42,9 @@ func TestChartEqualsKustomize(t *testing.T) {
 	t.Run("Plain", func(t *testing.T) { chartEqualsKustomize(t, variables(), values()) })
 	with := variables()
 	with["NFS_VOLUME_ENDPOINT"], with["IMAGE_CACHE_KEEP"], with["IMAGE_CACHE_MAX_SIZE"] = "fs-1.efs.us-west-2.amazonaws.com:/kip", "nginx:1,busybox", "500Gi"
-	set := "--set=imageCache.endpoint=" + with["NFS_VOLUME_ENDPOINT"] + ",imageCache.keep={" + with["IMAGE_CACHE_KEEP"] + "},imageCache.maxSize=" + with["IMAGE_CACHE_MAX_SIZE"]
+	with["IMAGE_CACHE_ROLE_ARN"] = "arn:aws:iam::123456789012:role/kip-image-cache"
+	set := "--set=imageCache.endpoint=" + with["NFS_VOLUME_ENDPOINT"] + ",imageCache.keep={" + with["IMAGE_CACHE_KEEP"] + "},imageCache.maxSize=" + with["IMAGE_CACHE_MAX_SIZE"] +
+		",imageCache.roleARN=" + with["IMAGE_CACHE_ROLE_ARN"]
 	t.Run("ImageCache", func(t *testing.T) { chartEqualsKustomize(t, with, append(values(), set)) })
 	several := variables()
 	several["VIRTUAL_NODES"], several["SECOND_KIP"] = "3", "true"

@@ -57,6 +57,7 @@ func TestDeployRefuses(t *testing.T) {
 		"namespace":    {"it is removed with Kip", map[string]string{"NAMESPACE": "kube-system"}, []string{"NAMESPACE is kube-system"}},
 		"NFS endpoint": {"a host alone is none", map[string]string{"NFS_VOLUME_ENDPOINT": "fs-1.efs"}, []string{`NFS_VOLUME_ENDPOINT is "fs-1.efs"`}},
 		"NFS path":     {"it ends up in YAML", map[string]string{"NFS_VOLUME_ENDPOINT": "fs-1.efs:/a\"b"}, []string{"NFS_VOLUME_ENDPOINT is"}},
+		"cache role":   {"no role of any account", map[string]string{"NFS_VOLUME_ENDPOINT": "a:/", "IMAGE_CACHE_ROLE_ARN": "kip"}, []string{`IMAGE_CACHE_ROLE_ARN is "kip"`}},
 		"no cache":     {"a size of nothing", map[string]string{"IMAGE_CACHE_MAX_SIZE": "500Gi"}, []string{"NFS_VOLUME_ENDPOINT is not"}},
 		"injection": {
 			"values end up in YAML", map[string]string{"CLUSTER_NAME": "a\nb: c"}, []string{"CLUSTER_NAME is"},
@@ -324,6 +325,18 @@ func TestDeployedImageCache(t *testing.T) {
 	c, err := config.Parse([]byte(configMap.Data["provider.yaml"]))
 	if err != nil || c.Cells.ImageCache == nil || c.Cells.ImageCache.Endpoint != v["NFS_VOLUME_ENDPOINT"] {
 		t.Errorf("Kip's image cache is %+v, error %v", c.Cells.ImageCache, err)
+	}
+
+	// It has a role only when it was given one.
+	var account corev1.ServiceAccount
+	find(t, all, "ServiceAccount elotl-kip/kip-image-cache").into(t, &account)
+	if len(account.Annotations) > 0 {
+		t.Errorf("its service account has annotations %v", account.Annotations)
+	}
+	v["IMAGE_CACHE_ROLE_ARN"] = "arn:aws:iam::123456789012:role/kip-image-cache"
+	find(t, render(t, v), "ServiceAccount elotl-kip/kip-image-cache").into(t, &account)
+	if account.Annotations["eks.amazonaws.com/role-arn"] != v["IMAGE_CACHE_ROLE_ARN"] {
+		t.Errorf("its service account has annotations %v", account.Annotations)
 	}
 
 	// Nothing is kept, and any size allowed.

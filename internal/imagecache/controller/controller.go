@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/imagecache/store"
 	"github.com/elotl/kip/v2/internal/platforms"
 	"github.com/elotl/kip/v2/internal/registry"
@@ -57,8 +59,11 @@ type Config struct {
 	Live   client.Reader
 	// PullSecrets returns those of a pod's pull secrets that there are.
 	PullSecrets func(ctx context.Context, pod *corev1.Pod) ([]*corev1.Secret, error)
-	Places      *registry.Places
-	Share       *store.Share
+	// Registries has logins to the cloud's own registries, for images of pods
+	// without a pull secret: as a node has, and cells by way of Kip.
+	Registries cloudprovider.RegistryAuthorizer
+	Places     *registry.Places
+	Share      *store.Share
 	// Scratch is a directory with room for the largest layer, unpacked, twice.
 	Scratch string
 	// Architectures are those that images are converted for.
@@ -191,7 +196,10 @@ func (c *Controller) ensure(ctx context.Context, image string, secrets []*corev1
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNotCacheable, err)
 	}
-	logins := pullsecret.Logins(secrets, ref.Context())
+	logins, err := c.logins(ctx, ref.Context(), secrets)
+	if err != nil {
+		return err
+	}
 	manifests, err := c.resolve(ctx, ref, logins)
 	if err != nil {
 		return err
@@ -202,6 +210,21 @@ func (c *Controller) ensure(ctx context.Context, image string, secrets []*corev1
 		}
 	}
 	return nil
+}
+
+// logins are those with which a repository is asked.
+func (c *Controller) logins(ctx context.Context, repository name.Repository, secrets []*corev1.Secret) ([]authn.AuthConfig, error) {
+	if logins := pullsecret.Logins(secrets, repository); len(logins) > 0 {
+		return logins, nil
+	}
+	login, err := c.cfg.Registries.RegistryLogin(ctx, registry.Host(repository))
+	if err != nil {
+		return nil, fmt.Errorf("asking for the registry's login: %w", err)
+	}
+	if login == nil {
+		return nil, nil
+	}
+	return []authn.AuthConfig{{Username: login.Username, Password: login.Password}}, nil
 }
 
 // failure is what went wrong, and when.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -143,6 +144,27 @@ func TestPrivate(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, w, "registry.example.com/team/app", secret)
+}
+
+// TestCloudsRegistry: pods need no pull secret for it.
+func TestCloudsRegistry(t *testing.T) {
+	h := newHost(t, "registry.example.com")
+	only := layerOf(t, "only")
+	h.private["team/app"] = true
+	h.push(t, "team/app:1", imageOf(t, only))
+	w := newWorld(t, h)
+	w.cloud, w.noCloud = h.name, errors.New("AccessDenied: ecr:GetAuthorizationToken")
+	if err := w.run(t, "web", "registry.example.com/team/app:1"); err == nil {
+		t.Error("no login, and no error")
+	}
+	if e := w.event(); !strings.Contains(e, "ecr:GetAuthorizationToken") {
+		t.Errorf("event %q does not say what is missing", e)
+	}
+	w.noCloud = nil
+	if err := w.look(t, "web"); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, w, "registry.example.com/team/app", only)
 }
 
 // TestForeignLayer: somebody's registry names a layer that it does not have.
@@ -322,6 +344,47 @@ func TestTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, w, "registry.example.com/team/app", big)
+}
+
+// TestFullShare: the share has no room. Nobody waits for the image, and it gets
+// there when there is room.
+func TestFullShare(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("mounting needs root")
+	}
+	h := newHost(t, "registry.example.com")
+	small, big := layerOf(t, "small"), layerOf(t, strings.Repeat("a", 2<<20))
+	h.push(t, "team/app:1", imageOf(t, small, big))
+	w := newWorld(t, h)
+	if err := unix.Mount("tmpfs", w.share, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(w.share, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	w.restart(t, h)
+	if err := w.run(t, "web", "registry.example.com/team/app:1"); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("there is no room, and it says %v", err)
+	}
+	if e := w.event(); !strings.HasPrefix(e, "Warning ImageNotCached") || !strings.Contains(e, "no space left") {
+		t.Errorf("event %q", e)
+	}
+	if reason, n, by := condition(t, w); reason != v1beta1.ReasonNotFetched || n != 1 || !by.IsZero() {
+		t.Errorf("%s, %d layers, cells wait until %s", reason, n, by)
+	}
+	if left, err := os.ReadDir(filepath.Join(w.share, "v1/tmp")); err != nil || len(left) > 0 {
+		t.Errorf("half a file is left: %v, %v", left, err)
+	}
+	if err := unix.Mount("", w.share, "", unix.MS_REMOUNT, "size=64m"); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Step(restFor)
+	if err := w.look(t, "web"); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, w, "registry.example.com/team/app", small, big)
 }
 
 // TestPodsThatDoNotCount have ended, or are no more.

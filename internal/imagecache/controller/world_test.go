@@ -36,6 +36,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/imagecache/store"
 	"github.com/elotl/kip/v2/internal/registry"
 )
@@ -199,8 +200,20 @@ type world struct {
 	share  string
 	keys   *store.Keys
 
+	// cloud is what the cloud gives a login for, and noCloud why it does not.
+	cloud   string
+	noCloud error
+
 	mu      sync.Mutex
 	secrets []*corev1.Secret
+}
+
+// RegistryLogin implements cloudprovider.RegistryAuthorizer.
+func (w *world) RegistryLogin(_ context.Context, host string) (*cloudprovider.RegistryLogin, error) {
+	if host != w.cloud {
+		return nil, nil
+	}
+	return &cloudprovider.RegistryLogin{Username: "a", Password: "b"}, w.noCloud
 }
 
 func newWorld(t *testing.T, hosts ...*host) *world {
@@ -246,7 +259,7 @@ func (w *world) restart(t *testing.T, hosts ...*host) {
 	})
 	w.events = record.NewFakeRecorder(100)
 	w.Controller, err = New(Config{
-		Client: w.api, Live: w.api, Places: places, Share: share, Scratch: t.TempDir(), Architectures: []string{"amd64"},
+		Client: w.api, Live: w.api, Registries: w, Places: places, Share: share, Scratch: t.TempDir(), Architectures: []string{"amd64"},
 		PullSecrets: func(context.Context, *corev1.Pod) ([]*corev1.Secret, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

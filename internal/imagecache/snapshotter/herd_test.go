@@ -34,6 +34,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/gateway/gatewaytest"
 	"github.com/elotl/kip/v2/internal/imagecache/controller"
 	"github.com/elotl/kip/v2/internal/imagecache/grant"
@@ -109,7 +110,7 @@ func newHerd(t *testing.T) *herd {
 	t.Cleanup(func() { _ = share.Close() })
 	noSecrets := func(context.Context, *corev1.Pod) ([]*corev1.Secret, error) { return nil, nil }
 	h.fill, err = controller.New(controller.Config{
-		Client: h.api, Live: h.api, Places: places, Share: share, Scratch: t.TempDir(), Architectures: []string{"amd64"}, PullSecrets: noSecrets,
+		Client: h.api, Live: h.api, Registries: noLogins{}, Places: places, Share: share, Scratch: t.TempDir(), Architectures: []string{"amd64"}, PullSecrets: noSecrets,
 		Unused: time.Hour, Events: record.NewFakeRecorder(1000), Clock: clock.RealClock{}, Metrics: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -125,6 +126,13 @@ func newHerd(t *testing.T) *herd {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// noLogins is no cloud with registries of its own.
+type noLogins struct{}
+
+func (noLogins) RegistryLogin(context.Context, string) (*cloudprovider.RegistryLogin, error) {
+	return nil, nil
 }
 
 func platform(t *testing.T, image v1.Image) *v1.ConfigFile {
