@@ -24,6 +24,7 @@ type options struct {
 	failed   bool
 	fresh    bool
 	keep     bool
+	cache    bool
 	period   time.Duration
 	report   string
 }
@@ -38,6 +39,7 @@ func main() {
 	flag.BoolVar(&o.failed, "failed", false, "the specs that failed, once more")
 	flag.BoolVar(&o.fresh, "fresh", false, "forget all results and begin anew")
 	flag.BoolVar(&o.keep, "keep", false, "leave the cluster there, to look at it; the next call uses it")
+	flag.BoolVar(&o.cache, "image-cache", false, "give the cluster an image cache")
 	flag.DurationVar(&o.period, "for", 0, "begin no further spec after that time, which leaves those that are under way a few minutes; the next call goes on")
 	flag.StringVar(&o.report, "report", filepath.Join("docs", "conformance.md"), "where the report goes")
 	flag.Parse()
@@ -113,7 +115,7 @@ func test(ctx context.Context, o options, root, dir string, todo []conformance.S
 	say := func(format string, args ...any) {
 		fmt.Printf("%7.1fs  %s\n", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
 	}
-	cluster := conformance.Config{Name: "conform", Root: root, Dir: dir, Keep: o.keep, Progress: say}
+	cluster := conformance.Config{Name: "conform", Root: root, Dir: dir, Keep: o.keep, ImageCache: o.cache, Progress: say}
 	return conformance.WithCluster(ctx, cluster, func(ctx context.Context, suite conformance.Suite) error {
 		say("%d specs, %d at a time; what each writes is below %s", len(todo), o.parallel, dir)
 		first := time.Now()

@@ -23,8 +23,10 @@ type Config struct {
 	Dir  string // the tests write there
 	// Keep leaves the cluster there afterwards, to look at it; a later run goes
 	// on with it.
-	Keep     bool
-	Progress func(format string, args ...any)
+	Keep bool
+	// ImageCache: the cluster has an image cache.
+	ImageCache bool
+	Progress   func(format string, args ...any)
 }
 
 // WithCluster runs f with the tests on a cluster of which the virtual node is
@@ -32,7 +34,7 @@ type Config struct {
 func WithCluster(ctx context.Context, c Config, f func(context.Context, Suite) error) (err error) {
 	cluster, err := localcluster.Open(localcluster.Config{
 		Name: c.Name, Dir: filepath.Join(c.Root, ".cache", "clusters", c.Name), Root: c.Root, Progress: c.Progress,
-		Kip: localcluster.KipProcess, DisableTaint: true, NoOrdinaryNode: true,
+		Kip: localcluster.KipProcess, DisableTaint: true, NoOrdinaryNode: true, ImageCache: c.ImageCache,
 	})
 	if err != nil {
 		return err

@@ -44,7 +44,8 @@ func TestConformance(t *testing.T) {
 	for _, name := range someSpecs {
 		specs = append(specs, conformance.Spec{Name: name})
 	}
-	cluster := conformance.Config{Name: fmt.Sprintf("cnf%d", os.Getpid()%100000), Root: shared.Root, Dir: dir, Progress: t.Logf}
+	cluster := conformance.Config{Name: fmt.Sprintf("cnf%d", os.Getpid()%100000), Root: shared.Root, Dir: dir, Progress: t.Logf,
+		ImageCache: withImageCache()}
 	passed := 0
 	err = conformance.WithCluster(t.Context(), cluster, func(ctx context.Context, suite conformance.Suite) error {
 		return suite.RunAll(ctx, specs, 4, time.Time{}, func(spec conformance.Spec, r conformance.Result) {

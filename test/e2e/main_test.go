@@ -60,6 +60,7 @@ func run(m *testing.M) (code int) {
 		// make test-vm has virtual machines instead of sandboxes.
 		Cells: localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
 	}
+	cfg.ImageCache = withImageCache()
 	if cfg.Cells == localcluster.CellsVM || cfg.Cells == localcluster.CellsStock {
 		patience = 10 * time.Minute
 	}
@@ -89,6 +90,10 @@ func run(m *testing.M) (code int) {
 	}
 	return code
 }
+
+// withImageCache says whether clusters have an image cache: with
+// KIP_E2E_IMAGE_CACHE=1.
+func withImageCache() bool { return os.Getenv("KIP_E2E_IMAGE_CACHE") == "1" }
 
 // setUp starts the cluster and gives it the images that the tests use.
 func setUp(ctx context.Context) error {
@@ -131,7 +136,7 @@ func end(keep bool) error {
 
 // forbidden is how the API server refuses something to Kip itself. What it
 // refuses to Kip in the name of the virtual node is another matter.
-var forbidden = regexp.MustCompile(`(?m)^.*forbidden: User \\*"system:serviceaccount:kip:kip-provider\\*".*$`)
+var forbidden = regexp.MustCompile(`(?m)^.*forbidden: User \\*"system:serviceaccount:kip:kip-(provider|image-cache)\\*".*$`)
 
 // checkRights: Kip runs under its own account with the ClusterRole that ships.
 // After all tests, nothing that it wanted was refused.
@@ -140,8 +145,15 @@ func checkRights() error {
 	if err != nil {
 		return err
 	}
+	if shared.ImageCache {
+		filling, err := os.ReadFile(shared.LogPath(localcluster.ImageCache))
+		if err != nil {
+			return err
+		}
+		log = append(log, filling...)
+	}
 	if line := forbidden.Find(log); line != nil {
-		return fmt.Errorf("the ClusterRole in kustomize/ lacks a right that Kip needs: %s", line)
+		return fmt.Errorf("the rights in kustomize/ lack one that Kip needs: %s", line)
 	}
 	if len(log) == 0 {
 		return errors.New("Kip has written no log: it cannot be told whether it lacked a right")

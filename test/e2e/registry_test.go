@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -37,7 +38,7 @@ const (
 // without it.
 func TestPrivateRegistry(t *testing.T) {
 	s := newSpace(t)
-	servePrivateRegistry(s)
+	pulls := servePrivateRegistry(s)
 	for secret, password := range map[string]string{"right": registryPass, "wrong": "guessed"} {
 		s.createPullSecret(secret, password)
 	}
@@ -55,36 +56,61 @@ func TestPrivateRegistry(t *testing.T) {
 	s.create(pull("with-both", "wrong", "right")) // the kubelet tries one after the other
 	s.awaitReady("with-right")
 	s.awaitReady("with-both")
-	for _, pod := range []string{"without", "with-wrong"} {
-		s.awaitPod(pod, "its image is refused", func(p *corev1.Pod) error {
-			for _, c := range p.Status.ContainerStatuses {
-				if w := c.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") {
-					return nil
-				}
-			}
-			return fmt.Errorf("its containers are %+v", p.Status.ContainerStatuses)
-		})
-		s.eventually(pod+": the event says why", func(ctx context.Context) error {
-			events, err := shared.kube.CoreV1().Events(s.name).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
-			if err != nil {
-				return err
-			}
-			var messages []string
-			for _, e := range events.Items {
-				if e.Reason == "Failed" && (strings.Contains(e.Message, "no basic auth credentials") || strings.Contains(e.Message, "401")) {
-					return nil
-				}
-				messages = append(messages, e.Reason+": "+e.Message)
-			}
-			return fmt.Errorf("there are %q", messages)
-		})
+	s.awaitRefused("without")
+	s.awaitRefused("with-wrong")
+	if !shared.ImageCache {
+		return
 	}
+
+	// Now the image is in the cache, and that changes nothing for who may not
+	// have it, whatever the pull policy.
+	s.awaitCached(privateImage)
+	before := pulls.Load()
+	s.create(pull("cached-with", "right"))
+	s.create(pull("cached-without"))
+	always := pull("cached-without-always")
+	always.Spec.Containers[0].ImagePullPolicy = corev1.PullAlways
+	s.create(always)
+	s.awaitReady("cached-with")
+	if n := pulls.Load() - before; n != 0 {
+		t.Errorf("layers were pulled %d times that are in the cache", n)
+	}
+	s.awaitRefused("cached-without")
+	s.awaitRefused("cached-without-always")
+}
+
+// awaitRefused waits until the pod's image was refused for want of a login.
+func (s *space) awaitRefused(pod string) {
+	s.Helper()
+	s.awaitPod(pod, "its image is refused", func(p *corev1.Pod) error {
+		for _, c := range p.Status.ContainerStatuses {
+			if w := c.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") {
+				return nil
+			}
+		}
+		return fmt.Errorf("its containers are %+v", p.Status.ContainerStatuses)
+	})
+	s.eventually(pod+": the event says why", func(ctx context.Context) error {
+		events, err := shared.kube.CoreV1().Events(s.name).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
+		if err != nil {
+			return err
+		}
+		var messages []string
+		for _, e := range events.Items {
+			if e.Reason == "Failed" && (strings.Contains(e.Message, "no basic auth credentials") || strings.Contains(e.Message, "401")) {
+				return nil
+			}
+			messages = append(messages, e.Reason+": "+e.Message)
+		}
+		return fmt.Errorf("there are %q", messages)
+	})
 }
 
 // servePrivateRegistry runs, for the test, a registry that has the test's image
 // for those who log in, and makes it the mirror of the host that pods name:
-// cells know no other way to a registry of plain HTTP.
-func servePrivateRegistry(s *space) {
+// cells know no other way to a registry of plain HTTP. It counts how often layers
+// are read.
+func servePrivateRegistry(s *space) (pulls *atomic.Int32) {
 	s.Helper()
 	node, err := shared.kube.CoreV1().Nodes().Get(s.Context(), localcluster.NodeName, metav1.GetOptions{})
 	if err != nil {
@@ -100,12 +126,24 @@ func servePrivateRegistry(s *space) {
 	if err != nil {
 		s.Fatal(err)
 	}
+	layers, err := images[testImage].Layers()
+	if err != nil {
+		s.Fatal(err)
+	}
+	layer, err := layers[0].Digest()
+	if err != nil {
+		s.Fatal(err)
+	}
+	pulls = &atomic.Int32{}
 	store := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); user != registryUser || password != registryPass {
 			w.Header().Set("WWW-Authenticate", `Basic realm="`+privateRegistry+`"`)
 			w.WriteHeader(http.StatusUnauthorized)
 			return
+		}
+		if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/blobs/"+layer.String()) {
+			pulls.Add(1)
 		}
 		store.ServeHTTP(w, r)
 	})}
@@ -137,6 +175,7 @@ func servePrivateRegistry(s *space) {
 	}
 	useProviderConfig(s, path, changed)
 	s.Cleanup(func() { useProviderConfig(s, path, config) })
+	return pulls
 }
 
 // useProviderConfig has Kip run with another provider.yaml.
@@ -147,8 +186,13 @@ func useProviderConfig(s *space, path string, config []byte) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), upTimeout) // the test's own has ended when it cleans up
 	defer cancel()
-	if err := shared.Start(ctx, localcluster.Kip); err != nil {
-		s.Fatal(err)
+	for _, component := range []string{localcluster.Kip, localcluster.ImageCache} {
+		if component == localcluster.ImageCache && !shared.ImageCache {
+			continue
+		}
+		if err := shared.Start(ctx, component); err != nil {
+			s.Fatal(err)
+		}
 	}
 }
 
