@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -82,18 +79,7 @@ func TestHungCell(t *testing.T) {
 // configuration for it, so this test runs alone.
 func TestImpairedCell(t *testing.T) {
 	s := newSpace(t)
-	path := filepath.Join(shared.Dir, "provider.yaml")
-	byStatus, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	const cells = "\ncells:\n"
-	byCloud := bytes.Replace(byStatus, []byte(cells), []byte(cells+"  healthcheck: {cloudAPI: {interval: 10, healthyTimeout: 30}}\n"), 1)
-	if bytes.Equal(byCloud, byStatus) {
-		t.Fatalf("%s says nothing of cells", path)
-	}
-	t.Cleanup(func() { useProviderConfig(s, path, byStatus) })
-	useProviderConfig(s, path, byCloud)
+	s.cellsConfigurer()("healthcheck: {cloudAPI: {interval: 10, healthyTimeout: 30}}")
 	s.create(newPod("silent", shell("main", forever)))
 	before := s.start(newPod("impaired", shell("main", forever)))
 	silent := s.awaitReady("silent")

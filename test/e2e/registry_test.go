@@ -196,6 +196,30 @@ func useProviderConfig(s *space, path string, config []byte) {
 	}
 }
 
+// cellsConfigurer returns what has Kip run with one key more, or with none (""),
+// below cells in provider.yaml. The test must run alone. Afterwards it is as before.
+func (s *space) cellsConfigurer() (configure func(key string)) {
+	s.Helper()
+	path := filepath.Join(shared.Dir, "provider.yaml")
+	without, err := os.ReadFile(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	const cells = "\ncells:\n"
+	if !bytes.Contains(without, []byte(cells)) {
+		s.Fatalf("%s says nothing of cells", path)
+	}
+	s.Cleanup(func() { useProviderConfig(s, path, without) })
+	return func(key string) {
+		s.Helper()
+		with := cells
+		if key != "" {
+			with += "  " + key + "\n"
+		}
+		useProviderConfig(s, path, bytes.Replace(without, []byte(cells), []byte(with), 1))
+	}
+}
+
 func (s *space) createPullSecret(secret, password string) {
 	s.Helper()
 	config, err := json.Marshal(map[string]any{"auths": map[string]any{privateRegistry: map[string]string{

@@ -1,12 +1,9 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,22 +18,9 @@ import (
 // takes one whose instance is stopped.
 func TestStandbyCell(t *testing.T) {
 	s := newSpace(t)
-	path := filepath.Join(shared.Dir, "provider.yaml")
-	without, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	configure := s.cellsConfigurer()
 	const running, stopped = "{instanceType: t3a.nano, count: 1}", "{instanceType: t3a.nano, count: 1, stopped: true}"
-	with := func(kinds string) []byte {
-		const cells = "\ncells:\n"
-		changed := bytes.Replace(without, []byte(cells), []byte(cells+"  standbyCells: ["+kinds+"]\n"), 1)
-		if bytes.Equal(changed, without) {
-			t.Fatalf("%s does not say how cells are made", path)
-		}
-		return changed
-	}
-	t.Cleanup(func() { useProviderConfig(s, path, without) })
-	useProviderConfig(s, path, with(running+", "+stopped))
+	configure("standbyCells: [" + running + ", " + stopped + "]")
 	first := s.awaitStandby(v1beta1.CellReady)
 
 	pod := s.start(newPod("pod", shell("main", "echo it runs; "+forever)))
@@ -58,14 +42,14 @@ func TestStandbyCell(t *testing.T) {
 	if asleep.Status.Enrolment != nil || asleep.Status.Stop.RunningUSD != first.Status.Launch.HourlyUSD {
 		t.Errorf("the cell that is kept stopped: %+v", asleep.Status)
 	}
-	useProviderConfig(s, path, with(stopped))
+	configure("standbyCells: [" + stopped + "]")
 	s.eventually("the cell that runs goes", func(ctx context.Context) error { return noneWaits(ctx, v1beta1.CellReady) })
 	second := s.start(newPod("second", shell("main", forever)))
 	if woken := s.tookCell(second, asleep); woken.Status.Stop == nil || woken.Status.PrimaryIP != asleep.Status.PrimaryIP || second.Status.PodIP != asleep.Status.PodIP {
 		t.Errorf("stopped the cell was %+v, with its pod it is %+v", asleep.Status, woken.Status)
 	}
 
-	useProviderConfig(s, path, without)
+	configure("")
 	s.eventually("all that wait go", func(ctx context.Context) error { return noneWaits(ctx, "") })
 	now := s.awaitReady("pod")
 	if diff := cmp.Diff(lives(pod), lives(now)); diff != "" || s.cellOf(now).UID != cell.UID {

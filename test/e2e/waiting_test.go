@@ -208,3 +208,28 @@ func TestWaitsForCapacity(t *testing.T) {
 	})
 	t.Logf("it was ready %.0f s after the cloud had capacity again", took.Seconds())
 }
+
+// As many instances as the configuration allows are there: the next pod waits,
+// with that reason, until one has ended or more are allowed. It changes Kip's
+// configuration, so it runs alone.
+func TestWaitsForLimit(t *testing.T) {
+	s := newSpace(t)
+	configure := s.cellsConfigurer()
+	allow := func(instances int) {
+		t.Helper()
+		configure(fmt.Sprintf("limits: {namespaces: [{name: %s, instances: %d}]}", s.name, instances))
+	}
+	allow(1)
+	s.start(newPod("first", shell("main", forever)))
+	watcher := s.watchRegress()
+	s.create(newPod("second", shell("main", forever)))
+	s.awaitCause("second", v1beta1.ReasonLimitReached, s.name, "cells.limits.namespaces", "1;")
+	s.stays("second")
+	allow(2)
+	s.awaitReady("second")
+	s.create(newPod("third", shell("main", forever)))
+	s.awaitCause("third", v1beta1.ReasonLimitReached, s.name, "2;")
+	watcher.stop()
+	s.delete("first")
+	s.awaitReady("third")
+}
