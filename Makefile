@@ -99,15 +99,25 @@ test-unit: ## Tests of the packages, with the race detector
 	CGO_ENABLED=0 go test ./internal/provider ./internal/cloudprovider/aws ./internal/simulation -run 'TestHundredInterruptions|TestBurst|TestSimulation'
 
 test-e2e: deps-test tools build ## Tests of whole clusters on this machine (Linux, root)
-	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e -v -count=1 -timeout 40m
+	@mkdir -p .cache/artifacts
+	CGO_ENABLED=0 KIP_E2E=1 go test ./test/e2e -v -count=1 -timeout 40m -artifacts -outputdir $(CURDIR)/.cache/artifacts
+
+# How long, and the seed of an earlier time that is to come again; make simulate has it too.
+DURATION ?= 30m
+SEED     ?=
+
+.PHONY: chaos
+chaos: deps-test tools build ## Kill parts of a cluster and its cells for DURATION while pods run, and see that all is well afterwards (root)
+	@mkdir -p .cache/artifacts
+	CGO_ENABLED=0 KIP_E2E=1 KIP_CHAOS_FOR=$(DURATION) KIP_CHAOS_SEED=$(SEED) go test ./test/e2e -run '^TestChaos$$' -v -count=1 -timeout 24h \
+		-artifacts -outputdir $(CURDIR)/.cache/artifacts
 
 attack: ## A million bent requests of a cell against the gateway, others each time
 	KIP_GATEWAY_REQUESTS=1000000 KIP_GATEWAY_SEED=$$(date +%s) go test ./internal/gateway -run 'TestAttack$$' -count=1 -v
 
-# How many histories, from which on; or the one to repeat, with all that happens in it.
+# How many histories, from which on; or with SEED the one to repeat, with all that happens in it.
 SEEDS     ?= 10000
 SEED_BASE ?= 1
-SEED      ?=
 
 # How many histories there are to find each planted bug.
 MUTATION_SEEDS ?= 500

@@ -335,6 +335,12 @@ func (c *Cluster) Status(ctx context.Context) ([]ComponentStatus, error) {
 	return all, nil
 }
 
+// Running says whether a process runs, ready or not.
+func (c *Cluster) Running(name string) (bool, error) {
+	_, alive, err := c.processes.find(name)
+	return alive, err
+}
+
 // Kill ends a process as a crash would. Kip can be killed and started this way
 // only where it is one.
 func (c *Cluster) Kill(name string) error { return c.processes.kill(name) }

@@ -106,7 +106,15 @@ func TestUpAndDown(t *testing.T) {
 			down()
 		}
 	})
-	before := traces(t, name, dir)
+	look := func() []string {
+		t.Helper()
+		all, err := traces(t.Context(), name, dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	before := look()
 
 	// In the midst of everything: the first processes, the control plane, the
 	// example's cells.
@@ -147,14 +155,14 @@ func TestUpAndDown(t *testing.T) {
 	if out, err := local(ctx, "status").CombinedOutput(); err != nil {
 		t.Errorf("kip-local status: %v\n%s", err, out)
 	}
-	if running := traces(t, name, dir); len(running) < len(before)+10 {
+	if running := look(); len(running) < len(before)+10 {
 		t.Errorf("of a running cluster only %d traces are seen: this test looks at the wrong things", len(running)-len(before))
 	}
 
 	start = time.Now()
 	down()
 	t.Logf("down took %.1f s", time.Since(start).Seconds())
-	if diff := cmp.Diff(before, traces(t, name, dir)); diff != "" {
+	if diff := cmp.Diff(before, look()); diff != "" {
 		t.Errorf("the machine (-before +after)\n%s", diff)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {

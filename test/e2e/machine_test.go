@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netns"
@@ -28,16 +29,38 @@ type machine struct {
 
 func machineOf(t *testing.T, cell *v1beta1.Cell) machine {
 	t.Helper()
-	id := cell.Status.InstanceID
-	data, err := os.ReadFile(filepath.Join(shared.Dir, "ec2", "machines", id, "process.json"))
+	m, err := findMachine(cell.Status.InstanceID)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return m
+}
+
+// findMachine is machineOf where the instance may be gone.
+func findMachine(instance string) (machine, error) {
+	data, err := os.ReadFile(filepath.Join(shared.Dir, "ec2", "machines", instance, "process.json"))
+	if err != nil {
+		return machine{}, err
+	}
 	var process struct{ PID int }
 	if err := json.Unmarshal(data, &process); err != nil {
-		t.Fatal(err)
+		return machine{}, err
 	}
-	return machine{id, process.PID}
+	return machine{instance, process.PID}, nil
+}
+
+// signal signals the instance's first process, if that is still the machine's.
+func (m machine) signal(s syscall.Signal) error {
+	if !m.has(m.init) {
+		return fmt.Errorf("machine %s has ended", m.id)
+	}
+	return syscall.Kill(m.init, s)
+}
+
+// has says whether a process is one of the instance's.
+func (m machine) has(pid int) bool {
+	groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	return bytes.Contains(groups, []byte("/kip-"+shared.Name+"/"+m.id))
 }
 
 // read returns a file of the instance.
@@ -71,24 +94,26 @@ func (m machine) run(program string, args ...string) (out []byte, err error) {
 func (m machine) processes(t *testing.T, name string) []int {
 	t.Helper()
 	var found []int
-	for _, pid := range allProcesses(t) {
+	all, err := allProcesses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range all {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if strings.TrimSpace(string(comm)) != name[:min(len(name), 15)] {
 			continue
 		}
-		groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
-		if bytes.Contains(groups, []byte("/kip-"+shared.Name+"/"+m.id)) {
+		if m.has(pid) {
 			found = append(found, pid)
 		}
 	}
 	return found
 }
 
-func allProcesses(t *testing.T) []int {
-	t.Helper()
+func allProcesses() ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	var pids []int
 	for _, e := range entries {
@@ -96,7 +121,7 @@ func allProcesses(t *testing.T) []int {
 			pids = append(pids, pid)
 		}
 	}
-	return pids
+	return pids, nil
 }
 
 // inNetwork runs f on a thread in the instance's network. Sockets that f opens

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -121,8 +123,9 @@ func setUp(ctx context.Context) error {
 	return nil
 }
 
-// end ends the cluster, unless it is to be kept. What a failed test needs to be
-// understood was told by then.
+// end ends the cluster, unless it is to be kept, and sees that nothing is left that
+// bears its name, whatever the tests have done to it. What a failed test needs to
+// be understood was told by then.
 func end(keep bool) error {
 	defer shared.Close()
 	if keep {
@@ -131,7 +134,20 @@ func end(keep bool) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), upTimeout)
 	defer cancel()
-	return shared.Down(ctx)
+	if err := shared.Down(ctx); err != nil {
+		return err
+	}
+	left, err := traces(ctx, shared.Name, shared.Dir)
+	if err != nil {
+		return err
+	}
+	left = slices.DeleteFunc(left, func(line string) bool {
+		return !strings.Contains(line, shared.Dir) && !strings.Contains(line, "kip-"+shared.Name)
+	})
+	if len(left) > 0 {
+		return fmt.Errorf("the cluster has left behind\n%s", strings.Join(left, "\n"))
+	}
+	return nil
 }
 
 // forbidden is how the API server refuses something to Kip itself. What it

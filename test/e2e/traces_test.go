@@ -1,21 +1,20 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"testing"
 )
 
 // traces lists everything on this machine that a cluster could leave behind.
 // The machine may do other things meanwhile: of processes only those count that
 // have to do with the cluster, by their arguments or their cgroup, and what
 // bears another cluster's name does not count at all.
-func traces(t *testing.T, name, dir string) []string {
-	t.Helper()
+func traces(ctx context.Context, name, dir string) ([]string, error) {
 	var all []string
 	add := func(kind string, lines ...string) {
 		for _, line := range lines {
@@ -24,7 +23,11 @@ func traces(t *testing.T, name, dir string) []string {
 			}
 		}
 	}
-	for _, pid := range allProcesses(t) {
+	processes, err := allProcesses()
+	if err != nil {
+		return nil, err
+	}
+	for _, pid := range processes {
 		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		groups, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
@@ -35,7 +38,7 @@ func traces(t *testing.T, name, dir string) []string {
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	for line := range strings.Lines(string(mounts)) {
 		if f := strings.Fields(line); len(f) > 4 {
@@ -45,7 +48,7 @@ func traces(t *testing.T, name, dir string) []string {
 	for _, pattern := range []string{"/run/netns/*", "/sys/class/net/*", "/sys/fs/cgroup/kip*", "/sys/fs/cgroup/*/kip*", "/dev/shm/*", "/dev/mapper/*"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil {
-			t.Fatal(err)
+			return nil, err
 		}
 		add("file", files...)
 	}
@@ -58,7 +61,7 @@ func traces(t *testing.T, name, dir string) []string {
 		{"ip", "-o", "link"}, {"ip", "-o", "address"}, {"ip", "route", "show", "table", "all"}, {"ip", "rule"},
 		{"nft", "list", "ruleset"}, {"iptables-save"}, {"ip6tables-save"}, {"losetup", "-a"},
 	} {
-		out, err := exec.CommandContext(t.Context(), command[0], command[1:]...).Output()
+		out, err := exec.CommandContext(ctx, command[0], command[1:]...).Output()
 		if err != nil {
 			continue // the machine has no such tool, or the tool no such table
 		}
@@ -70,7 +73,7 @@ func traces(t *testing.T, name, dir string) []string {
 		}
 	}
 	slices.Sort(all)
-	return all
+	return all, nil
 }
 
 // ofAnotherCluster tells by the names that clusters give to what they make.
@@ -80,5 +83,5 @@ func ofAnotherCluster(line, name string) bool {
 			return true
 		}
 	}
-	return strings.Contains(line, "/.cache/clusters/") || strings.Contains(line, shared.Dir)
+	return strings.Contains(line, "/.cache/clusters/") || name != shared.Name && strings.Contains(line, shared.Dir)
 }

@@ -3,6 +3,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -13,19 +14,23 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/elotl/kip/v2/test/runs"
 )
 
 const usage = `usage: testimage serve [-state DIR] | print BYTES | get [-n TIMES] URL | ask ADDRESS | lookup KIND NAME |
-        peer [ADDRESS:PORT] | probe
+        peer [ADDRESS:PORT] | probe | work [-for TIME] URL
 
 serve   answers health checks: http on 8080, tcp on 9090, grpc on 9091; each is
         healthy when the file http, tcp or grpc exists in DIR. Answers with its
@@ -38,7 +43,9 @@ ask     sends a UDP packet and prints the answer
 lookup  asks the resolver for addresses (host), a canonical name (cname), SRV
         records (srv) or the names of an address (addr), one a line in order
 peer    sends back what it gets, over TCP, UDP and SCTP
-probe   tries connections that it is told of on its standard input`
+probe   tries connections that it is told of on its standard input
+work    works for some time, or until it is told to end, and reports to URL
+        meanwhile; what pod it is comes from POD_NAME, POD_UID and HOST_IP`
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -104,6 +111,16 @@ func run(args []string) error {
 		return peer(args[1:])
 	case "probe":
 		return probe()
+	case "work":
+		flags := flag.NewFlagSet("work", flag.ContinueOnError)
+		work := flags.Duration("for", 0, "how long; 0 is until it is told to end")
+		if err := flags.Parse(args[1:]); err != nil {
+			return err
+		}
+		pod := runs.Pod{Name: os.Getenv("POD_NAME"), UID: os.Getenv("POD_UID"), HostIP: os.Getenv("HOST_IP"), Index: os.Getenv("JOB_COMPLETION_INDEX")}
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		return runs.Work(ctx, flags.Arg(0), pod, *work)
 	}
 	return errors.New(usage)
 }
