@@ -16,7 +16,7 @@ import (
 )
 
 func TestMountShare(t *testing.T) {
-	const nfs = ",addr=10.0.0.7,soft,timeo=30,retrans=1,proto=tcp,port=2049,rsize=1048576,noresvport,noatime"
+	const nfs = ",addr=10.0.0.7,soft,timeo=30,retrans=1,proto=tcp,port=2049,rsize=1048576,noresvport"
 	for name, tc := range map[string]struct {
 		reason   string
 		endpoint string

@@ -24,7 +24,7 @@ const (
 // hang: soft, an answer expected in 3 seconds, asked once more. The snapshotter
 // has lost its patience by then and turned to the registry. The rest is what
 // Amazon recommends for EFS.
-const nfsOptions = "soft,timeo=30,retrans=1,proto=tcp,port=2049,rsize=1048576,noresvport,noatime"
+const nfsOptions = "soft,timeo=30,retrans=1,proto=tcp,port=2049,rsize=1048576,noresvport"
 
 // nfsVersions are tried in turn: EFS has 4.1, others more.
 var nfsVersions = []string{"4.2", "4.1"}
@@ -61,7 +61,9 @@ func KeepShare(ctx context.Context, endpoint string, logger *slog.Logger) {
 	}
 }
 
-const shareFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+// noatime is among them: the kernel's client refuses what mount(8) makes a flag
+// of.
+const shareFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 
 // mountShare mounts the endpoint once.
 func mountShare(ctx context.Context, endpoint, target string, mount mountFunc, lookUp func(context.Context, string) ([]string, error)) error {
