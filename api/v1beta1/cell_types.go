@@ -282,6 +282,10 @@ type LaunchStatus struct {
 	// root volume, public address.
 	HourlyUSD string      `json:"hourlyUSD"`
 	Time      metav1.Time `json:"time"`
+	// Authorities are the IDs of the certificate authorities that the instance
+	// was told to know Kip by. The first one's is the enrolment token.
+	// +listType=atomic
+	Authorities []string `json:"authorities,omitempty"`
 }
 
 // EnrolmentStatus binds the cell to the one key that enrolled.

@@ -27,7 +27,7 @@ func main() {
 		// main prints the error, once.
 		SilenceErrors: true,
 	}
-	root.AddCommand(kip.NewCommand(), kip.NewCleanupCommand(), kip.NewImageCacheCommand(), explain.NewCommand())
+	root.AddCommand(kip.NewCommand(), kip.NewCleanupCommand(), kip.NewAuthorityCommand(), kip.NewImageCacheCommand(), explain.NewCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "kip:", err)
 		os.Exit(1)

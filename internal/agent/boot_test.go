@@ -314,7 +314,7 @@ func (b *boot) identify(t *testing.T, mirrors ...userdata.Mirror) {
 	} {
 		b.metadata.set(item, value)
 	}
-	client := pki.NewClient(b.authority, time.Now)
+	client := pki.NewClient(pki.NewAuthorities(b.authority), time.Now)
 	b.dialer = tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: client.Certificate, Roots: b.authority.Roots()})
 	b.transport = b.dialer.Transport(b.address(), cellName)
 	t.Cleanup(b.transport.CloseIdleConnections)

@@ -68,6 +68,16 @@ type Offer struct {
 type Grant struct {
 	// CertificatePEM is the cell's certificate for the agent's key.
 	CertificatePEM string `json:"certificatePEM"`
+	// CACertificates (PEM) are what the agent is to know Kip by from now on,
+	// instead of what it had. Empty changes nothing.
+	CACertificates string `json:"caCertificates,omitempty"`
+}
+
+// Taken is the agent's answer to a Grant with more than a certificate. Agents that
+// know of nothing else answer nothing.
+type Taken struct {
+	// CACertificates: they are what the agent knows Kip by.
+	CACertificates bool `json:"caCertificates"`
 }
 
 // AlreadyEnrolled is an enrolled agent's answer to a second enrolment.

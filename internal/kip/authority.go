@@ -18,8 +18,16 @@ import (
 // be reached any more.
 const authoritySecret = "kip-ca"
 
-// authority reads Kip's certificate authority and makes it at the first start.
-func authority(ctx context.Context, client kubernetes.Interface, namespace string) (*pki.Authority, error) {
+// The Secret's keys: of the authority that signs, and of a second one while it is
+// being replaced, which will sign or did.
+const (
+	signerCert, signerKey     = corev1.TLSCertKey, corev1.TLSPrivateKeyKey
+	nextCert, nextKey         = "next.crt", "next.key"
+	previousCert, previousKey = "previous.crt", "previous.key"
+)
+
+// authority reads Kip's certificate authorities and makes one at the first start.
+func authority(ctx context.Context, client kubernetes.Interface, namespace string) (*pki.Authorities, error) {
 	secrets := client.CoreV1().Secrets(namespace)
 	secret, err := secrets.Get(ctx, authoritySecret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
@@ -36,25 +44,55 @@ func authority(ctx context.Context, client kubernetes.Interface, namespace strin
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate authority, Secret %s/%s: %w", namespace, authoritySecret, err)
 	}
-	a, err := pki.Load(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
-	if err != nil {
-		return nil, fmt.Errorf("certificate authority in Secret %s/%s: %w", namespace, authoritySecret, err)
+	return authoritiesIn(secret)
+}
+
+// authoritiesIn reads the Secret.
+func authoritiesIn(secret *corev1.Secret) (*pki.Authorities, error) {
+	load := func(cert, key string) (*pki.Authority, error) {
+		a, err := pki.Load(secret.Data[cert], secret.Data[key])
+		if err != nil {
+			return nil, fmt.Errorf("certificate authority in Secret %s/%s, %s and %s: %w", secret.Namespace, secret.Name, cert, key, err)
+		}
+		return a, nil
 	}
-	return a, nil
+	signer, err := load(signerCert, signerKey)
+	if err != nil {
+		return nil, err
+	}
+	var others []*pki.Authority
+	for _, keys := range [][2]string{{nextCert, nextKey}, {previousCert, previousKey}} {
+		if len(secret.Data[keys[0]]) == 0 {
+			continue
+		}
+		other, err := load(keys[0], keys[1])
+		if err != nil {
+			return nil, err
+		}
+		others = append(others, other)
+	}
+	return pki.NewAuthorities(signer, others...), nil
 }
 
 func newAuthority(namespace string) (*corev1.Secret, error) {
-	a, err := pki.Create(time.Now())
-	if err != nil {
-		return nil, err
-	}
-	key, err := a.KeyPEM()
-	if err != nil {
-		return nil, err
-	}
-	return &corev1.Secret{
+	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: authoritySecret},
 		Type:       corev1.SecretTypeTLS,
-		Data:       map[string][]byte{corev1.TLSCertKey: a.CertificatePEM(), corev1.TLSPrivateKeyKey: key},
-	}, nil
+		Data:       map[string][]byte{},
+	}
+	return secret, addAuthority(secret, signerCert, signerKey)
+}
+
+// addAuthority makes a new authority under these keys.
+func addAuthority(secret *corev1.Secret, cert, key string) error {
+	a, err := pki.Create(time.Now())
+	if err != nil {
+		return err
+	}
+	keyPEM, err := a.KeyPEM()
+	if err != nil {
+		return err
+	}
+	secret.Data[cert], secret.Data[key] = a.CertificatePEM(), keyPEM
+	return nil
 }

@@ -41,7 +41,7 @@ func TestAuthorityIsMadeOnceAndKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(first.CertificatePEM(), again.CertificatePEM()) || first.EnrolmentToken("u") != again.EnrolmentToken("u") {
+	if !bytes.Equal(first.CertificatesPEM(), again.CertificatesPEM()) || first.Signer().EnrolmentToken("u") != again.Signer().EnrolmentToken("u") {
 		t.Error("a restarted Kip is another authority: no running cell would know it")
 	}
 }
@@ -100,13 +100,13 @@ func TestAuthorityErrors(t *testing.T) {
 	}
 }
 
-func newCA(t *testing.T) *pki.Authority {
+func newCA(t *testing.T) *pki.Authorities {
 	t.Helper()
 	ca, err := pki.Create(time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ca
+	return pki.NewAuthorities(ca)
 }
 
 func TestUserData(t *testing.T) {
@@ -128,8 +128,18 @@ func TestUserData(t *testing.T) {
 	// and whatever became of the Cell meanwhile.
 	later := cell.DeepCopy()
 	later.ResourceVersion, later.Status.Phase = "9", v1beta1.CellLaunching
+	later.Status.Launch = &v1beta1.LaunchStatus{Authorities: ca.IDs()}
 	if again, err := mustUserData(t, cfg, ca)(later); err != nil || !bytes.Equal(data, again) {
 		t.Errorf("not the same bytes: %v", err)
+	}
+
+	// Nor does another authority change it.
+	rotated := pki.NewAuthorities(newCA(t).Signer(), ca.Signer())
+	if again, err := mustUserData(t, cfg, rotated)(later); err != nil || !bytes.Equal(data, again) {
+		t.Errorf("not the same bytes with another authority: %v", err)
+	}
+	if fresh, err := mustUserData(t, cfg, rotated)(cell); err != nil || bytes.Equal(data, fresh) {
+		t.Errorf("a cell that was not launched yet is told of the old authority: %v", err)
 	}
 
 	doc, err := userdata.Decode(data)
@@ -137,7 +147,7 @@ func TestUserData(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := userdata.Document{
-		APIVersion: doc.APIVersion, Cell: "web-0123456789", CACertificates: string(ca.CertificatePEM()), EnrolmentToken: ca.EnrolmentToken("uid-1"),
+		APIVersion: doc.APIVersion, Cell: "web-0123456789", CACertificates: string(ca.CertificatesPEM()), EnrolmentToken: ca.Signer().EnrolmentToken("uid-1"),
 		Node:            userdata.Node{Name: "kip-provider-0", ClusterDNS: []string{"10.96.0.10"}, ClusterDomain: "cluster.local", MaxContainerLogMiB: maxContainerLogMiB},
 		RegistryMirrors: []userdata.Mirror{{Hosts: []string{"_default"}, Endpoint: "http://10.0.0.1:5000"}}, SandboxImage: "registry.k8s.io/pause:3.10",
 		Routes: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}, GPUs: 2, PowerOffAfterSeconds: 3600,
@@ -145,7 +155,7 @@ func TestUserData(t *testing.T) {
 	if diff := cmp.Diff(want, doc, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Error(diff)
 	}
-	key, err := ca.KeyPEM()
+	key, err := ca.Signer().KeyPEM()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +171,7 @@ func TestUserData(t *testing.T) {
 	}
 }
 
-func mustUserData(t *testing.T, cfg *config.Config, ca *pki.Authority) func(*v1beta1.Cell) ([]byte, error) {
+func mustUserData(t *testing.T, cfg *config.Config, ca *pki.Authorities) func(*v1beta1.Cell) ([]byte, error) {
 	t.Helper()
 	encode, err := userData(cfg, Options{NodeName: "kip-provider-0"}, ca)
 	if err != nil {

@@ -205,7 +205,9 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	clientCertificate := pki.NewClient(ca, time.Now)
-	dialer := tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: clientCertificate.Certificate, Roots: ca.Roots(), Logger: log})
+	dialer := tunnel.NewDialer(tunnel.DialerConfig{
+		ClientCertificate: clientCertificate.Certificate, Roots: ca.Roots(), CACertificates: string(ca.CertificatesPEM()), Logger: log,
+	})
 	policies, err := networkpolicy.New(networkpolicy.Config{
 		NodeName: o.NodeName, Client: mgr.GetClient(), Kube: kube, Transport: transport,
 		Events: eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Log: log,
@@ -217,7 +219,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 		return err
 	}
 	connections, err = connection.New(connection.Config{
-		NodeName: o.NodeName, Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Dialer: dialer, Authority: ca, Gateway: cells.ForCell,
+		NodeName: o.NodeName, Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Dialer: dialer, Authorities: ca, Gateway: cells.ForCell,
 		OnConnect: policies.Connected,
 		Events:    eventRecorder(mgr), Clock: clock.RealClock{}, Metrics: metrics.Registry, Logger: log,
 	})
@@ -231,7 +233,7 @@ func Run(ctx context.Context, o Options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	launches, err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, data, connections.Listens, log)
+	launches, err := setUpCells(ctx, o, cfg, mgr, kube, cloud, region, data, ca.IDs(), connections.Listens, log)
 	if err != nil {
 		return err
 	}
@@ -354,7 +356,7 @@ func newCloud(ctx context.Context, o Options, cfg *config.Config, image aws.Imag
 // setUpCells makes the controllers that use the cloud, and returns the one that
 // launches.
 func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Manager, kube kubernetes.Interface, cloud *aws.Provider,
-	region *instancetype.Region, data func(*v1beta1.Cell) ([]byte, error), listens func(cell string) bool, log *slog.Logger,
+	region *instancetype.Region, data func(*v1beta1.Cell) ([]byte, error), authorities []string, listens func(cell string) bool, log *slog.Logger,
 ) (*lifecycle.Reconciler, error) {
 	warm := func(ctx context.Context) error {
 		if err := cloud.Warm(ctx); err != nil && ctx.Err() == nil {
@@ -375,6 +377,7 @@ func setUpCells(ctx context.Context, o Options, cfg *config.Config, mgr ctrl.Man
 		Options:     instancetype.Options{PublicIPv4: !cfg.Cells.PrivateIPOnly, DefaultVolumeGiB: cfg.Cells.VolumeGiB()},
 		UserData:    data,
 		Listens:     listens,
+		Authorities: authorities,
 		MayLaunch:   use.mayLaunch,
 		Ended:       use.ended,
 		Clock:       clock.RealClock{},

@@ -24,7 +24,7 @@ var askAgain = wait.Backoff{Duration: time.Second, Factor: 1.5, Steps: 6, Cap: 1
 // that does not answer is waited for until ctx ends: on a node that is just
 // booting Kip may be there before the node's way to the API server. One that
 // refuses is an error.
-func firstAnswers(ctx context.Context, kube kubernetes.Interface, namespace string, pause wait.Backoff, log *slog.Logger) (version string, ca *pki.Authority, err error) {
+func firstAnswers(ctx context.Context, kube kubernetes.Interface, namespace string, pause wait.Backoff, log *slog.Logger) (version string, ca *pki.Authorities, err error) {
 	err = pause.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
 		v, err := kube.Discovery().ServerVersion()
 		if err == nil {

@@ -27,7 +27,7 @@ const longestCellName = 63
 // userData makes what a cell's instance is launched with. It is a function of
 // the Cell alone, so that a repeated launch is the same request. A
 // configuration with which no cell could be launched is refused at once.
-func userData(cfg *config.Config, o Options, ca *pki.Authority) (func(*v1beta1.Cell) ([]byte, error), error) {
+func userData(cfg *config.Config, o Options, ca *pki.Authorities) (func(*v1beta1.Cell) ([]byte, error), error) {
 	var extra []*userdata.CloudInit
 	if len(cfg.Cells.Software) > 0 {
 		stock, err := userdata.StockImage(cfg.Cells.StockSoftware()...)
@@ -62,7 +62,7 @@ func cloudInit(file string) (*userdata.CloudInit, error) {
 	return extra, nil
 }
 
-func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra []*userdata.CloudInit) func(*v1beta1.Cell) ([]byte, error) {
+func encoder(cfg *config.Config, o Options, ca *pki.Authorities, extra []*userdata.CloudInit) func(*v1beta1.Cell) ([]byte, error) {
 	var mirrors []userdata.Mirror
 	for _, m := range cfg.Cells.RegistryMirrors {
 		mirrors = append(mirrors, userdata.Mirror{Hosts: m.Hosts, Endpoint: m.Endpoint})
@@ -80,10 +80,15 @@ func encoder(cfg *config.Config, o Options, ca *pki.Authority, extra []*userdata
 			}
 			routes = append(routes, network)
 		}
+		// As it was launched, if it was; the intent to come says the same of today's.
+		known := ca
+		if launch := cell.Status.Launch; launch != nil {
+			known = ca.Launched(launch.Authorities)
+		}
 		data, err := userdata.Encode(userdata.Document{
 			Cell:           cell.Name,
-			CACertificates: string(ca.CertificatePEM()),
-			EnrolmentToken: ca.EnrolmentToken(cell.UID),
+			CACertificates: string(known.CertificatesPEM()),
+			EnrolmentToken: known.Signer().EnrolmentToken(cell.UID),
 			Node: userdata.Node{
 				Name:               o.NodeName,
 				ClusterDNS:         cfg.Kubelet.ClusterDNS,

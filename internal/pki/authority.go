@@ -41,8 +41,8 @@ const (
 	// good for. Both are renewed long before.
 	CertificateLifetime = 24 * time.Hour
 
-	// authorityLifetime bounds the authority itself, which is replaced by an
-	// operator and not by Kip.
+	// authorityLifetime bounds the authority itself, which an operator replaces
+	// (kip authority) and not Kip.
 	authorityLifetime = 10 * 365 * 24 * time.Hour
 
 	// backdate is how far before now certificates begin: an instance that
@@ -72,8 +72,9 @@ func Create(now time.Time) (*Authority, error) {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{CommonName: "kip-ca"},
+		SerialNumber: serial,
+		// A name of its own: by it agents say in a handshake whom they trust.
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("%s %x", originalName, serial.FillBytes(make([]byte, 16))[:4])},
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(authorityLifetime),
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,

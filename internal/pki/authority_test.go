@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"strings"
 	"testing"
@@ -209,9 +210,9 @@ func TestKeySHA256(t *testing.T) {
 func TestClient(t *testing.T) {
 	a := create(t)
 	clock := now
-	c := NewClient(a, func() time.Time { return clock })
+	c := NewClient(NewAuthorities(a), func() time.Time { return clock })
 	get := func() *x509.Certificate {
-		cert, err := c.Certificate()
+		cert, err := c.Certificate(&tls.CertificateRequestInfo{Version: tls.VersionTLS13, SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -193,7 +193,7 @@ func (k *kip) assemble(ctx context.Context) ([]manager.Runnable, error) {
 		return nil, err
 	}
 	connections, err = connection.New(connection.Config{
-		NodeName: nodeName, Client: k.client("connection"), Live: k.liveReader("connection"), Dialer: dialer{k}, Authority: authority(), Gateway: g.ForCell,
+		NodeName: nodeName, Client: k.client("connection"), Live: k.liveReader("connection"), Dialer: dialer{k}, Authorities: pki.NewAuthorities(authority()), Gateway: g.ForCell,
 		Clock: k.clock, Events: events, Metrics: prometheus.NewRegistry(), Logger: log,
 	})
 	if err != nil {

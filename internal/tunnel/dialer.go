@@ -17,12 +17,16 @@ import (
 // DialerConfig is what a Dialer needs. ClientCertificate and Roots are
 // required.
 type DialerConfig struct {
-	// ClientCertificate returns Kip's current client certificate. It is
-	// called for every connection.
-	ClientCertificate func() (*tls.Certificate, error)
+	// ClientCertificate returns Kip's current client certificate for a server. It
+	// is called for every connection.
+	ClientCertificate func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 
-	// Roots is Kip's authority.
+	// Roots are Kip's authorities.
 	Roots *x509.CertPool
+
+	// CACertificates (PEM) are what agents are told to know Kip by when their
+	// certificates are renewed; nothing leaves them what they have.
+	CACertificates string
 
 	// DialContext makes the TCP connection; nil means the network, with a
 	// dead peer noticed within half a minute. It is called for one attempt
@@ -109,11 +113,9 @@ func (d *Dialer) dial(ctx context.Context, addr, cell string, protocols []string
 		ServerName: cell,
 		NextProtos: protocols,
 		// Not skipped: VerifyConnection does it, with our own clock and roots.
-		InsecureSkipVerify: true, //nolint:gosec // see above
-		VerifyConnection:   verify,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return d.config.ClientCertificate()
-		},
+		InsecureSkipVerify:   true, //nolint:gosec // see above
+		VerifyConnection:     verify,
+		GetClientCertificate: d.config.ClientCertificate,
 	})
 	if err := d.handshake(ctx, conn); err != nil {
 		_ = raw.Close()

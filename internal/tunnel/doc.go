@@ -83,6 +83,10 @@ var (
 	// is of a release that is too old for the other.
 	ErrIncompatible = errors.New("the agent and this Kip are of releases too far apart, and have no protocol in common")
 
+	// ErrKeepsAuthorities: the agent took the certificate, and is of a release
+	// that goes on knowing Kip by what user data has.
+	ErrKeepsAuthorities = errors.New("the agent cannot be told of another authority")
+
 	// ErrUntrusted: the server did not show that it is the cell.
 	ErrUntrusted = errors.New("the server's certificate is not the cell's")
 

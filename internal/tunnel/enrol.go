@@ -60,16 +60,18 @@ func enrol(ctx context.Context, x *exchange, cell, token string, sign SignFunc) 
 	if err != nil {
 		return err
 	}
-	return grant(ctx, x, cell, pub, sign)
+	_, err = grant(ctx, x, cell, pub, "", sign)
+	return err
 }
 
-// Renew gives the agent a new certificate for the key that enrolled, and
-// returns once the agent has taken it. The server shows by its TLS handshake
+// Renew gives the agent a new certificate for the key that enrolled and, with it,
+// those that it is to know Kip by, and returns once the agent has taken them. The
+// server shows by its TLS handshake
 // that it holds that key; that its certificate expired meanwhile does not
 // matter. It may be repeated.
 //
-// Errors wrap ErrUnreachable, ErrUntrusted (another key), or say what went
-// wrong on the way.
+// Errors wrap ErrUnreachable, ErrUntrusted (another key), ErrKeepsAuthorities, or
+// say what went wrong on the way.
 func (d *Dialer) Renew(ctx context.Context, addr, cell, keySHA256 string, sign SignFunc) error {
 	conn, err := d.dial(ctx, addr, cell, []string{protocolAPI}, func(session tls.ConnectionState) error {
 		return verifyKey(session, keySHA256)
@@ -83,20 +85,26 @@ func (d *Dialer) Renew(ctx context.Context, addr, cell, keySHA256 string, sign S
 		return fmt.Errorf("renewing the certificate of cell %s: %w", cell, err)
 	}
 	defer x.close()
-	if err := grant(ctx, x, cell, conn.ConnectionState().PeerCertificates[0].PublicKey, sign); err != nil {
+	taken, err := grant(ctx, x, cell, conn.ConnectionState().PeerCertificates[0].PublicKey, d.config.CACertificates, sign)
+	if err == nil && d.config.CACertificates != "" && !taken.CACertificates {
+		err = ErrKeepsAuthorities
+	}
+	if err != nil {
 		return fmt.Errorf("renewing the certificate of cell %s at %s: %w", cell, addr, err)
 	}
 	return nil
 }
 
-func grant(ctx context.Context, x *exchange, cell string, pub crypto.PublicKey, sign SignFunc) error {
+func grant(ctx context.Context, x *exchange, cell string, pub crypto.PublicKey, authorities string, sign SignFunc) (taken enrolment.Taken, err error) {
 	keySHA256, err := pki.KeySHA256(pub)
 	if err != nil {
-		return err
+		return taken, err
 	}
 	certPEM, err := sign(ctx, pub, keySHA256)
 	if err != nil {
-		return err
+		return taken, err
 	}
-	return x.do(ctx, http.MethodPost, enrolment.CertificatePath, cell, enrolment.Grant{CertificatePEM: string(certPEM)}, nil)
+	err = x.do(ctx, http.MethodPost, enrolment.CertificatePath, cell,
+		enrolment.Grant{CertificatePEM: string(certPEM), CACertificates: authorities}, &taken)
+	return taken, err
 }

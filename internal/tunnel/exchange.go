@@ -54,8 +54,8 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("the agent answered %d %s: %s", e.status, http.StatusText(e.status), e.text)
 }
 
-// do sends one request, with in as JSON unless it is nil, and reads the answer
-// into out unless that is nil. Any answer but a 2xx is a *statusError.
+// do sends one request, with in as JSON unless it is nil, and reads the answer,
+// unless it is empty, into out, unless that is nil. Any answer but a 2xx is a *statusError.
 func (x *exchange) do(ctx context.Context, method, path, host string, in, out any) error {
 	var body io.Reader
 	if in != nil {
@@ -100,7 +100,7 @@ func (x *exchange) roundTrip(req *http.Request, out any) error {
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return &statusError{status: resp.StatusCode, text: fmt.Sprintf("%.200q", strings.TrimSpace(string(data)))}
 	}
-	if out == nil {
+	if out == nil || len(data) == 0 {
 		return nil
 	}
 	return json.Unmarshal(data, out)

@@ -55,7 +55,7 @@ func (w *world) dialerFor(authority *pki.Authority, config DialerConfig) *Dialer
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	config.ClientCertificate = pki.NewClient(authority, config.Now).Certificate
+	config.ClientCertificate = pki.NewClient(pki.NewAuthorities(authority), config.Now).Certificate
 	config.Roots = w.authority.Roots()
 	config.Logger = quiet()
 	return NewDialer(config)

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/elotl/kip/v2/internal/pki"
@@ -25,6 +26,8 @@ type Identity struct {
 	Key *ecdsa.PrivateKey
 	// CertificatePEM is empty before enrolment.
 	CertificatePEM []byte
+	// CACertificates (PEM) are those that Kip named last, empty if it named none.
+	CACertificates []byte
 }
 
 // Store keeps an agent's Identity across restarts of its process, so that a
@@ -53,9 +56,14 @@ func (f FileStore) Load() (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("loading the agent's identity from %s: %w", f, err)
 	}
-	// The rest after the key, if any, is the certificate.
+	// After the key come, if they are there, the certificate and those of Kip's
+	// authorities.
 	_, rest := pem.Decode(text)
-	return Identity{Key: key, CertificatePEM: bytes.TrimSpace(rest)}, nil
+	id := Identity{Key: key}
+	if block, others := pem.Decode(rest); block != nil {
+		id.CertificatePEM, id.CACertificates = pem.EncodeToMemory(block), bytes.TrimSpace(others)
+	}
+	return id, nil
 }
 
 // Save implements Store.
@@ -67,7 +75,7 @@ func (f FileStore) Save(id Identity) error {
 	if err := os.MkdirAll(filepath.Dir(string(f)), 0o700); err != nil {
 		return fmt.Errorf("saving the agent's identity: %w", err)
 	}
-	if err := replaceFile(string(f), append(keyPEM, id.CertificatePEM...)); err != nil {
+	if err := replaceFile(string(f), slices.Concat(keyPEM, id.CertificatePEM, id.CACertificates)); err != nil {
 		return fmt.Errorf("saving the agent's identity: %w", err)
 	}
 	return nil

@@ -51,7 +51,6 @@ const maxConnections = 1000
 // Server is the agent's end of the tunnel.
 type Server struct {
 	config  ServerConfig
-	clients *x509.CertPool
 	gateway gateway
 
 	// key stays the same for the Server's life, whatever certificates come.
@@ -61,6 +60,8 @@ type Server struct {
 	enrolled chan struct{}
 
 	mu          sync.Mutex
+	clients     *x509.CertPool // whom to take for Kip
+	authorities []byte         // the same as PEM, if not user data's
 	certificate *tls.Certificate
 	token       []byte // nil once enrolled
 }
@@ -74,19 +75,24 @@ func NewServer(config ServerConfig) (*Server, error) {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	clients := x509.NewCertPool()
-	if !clients.AppendCertsFromPEM([]byte(config.CACertificates)) {
-		return nil, errors.New("there is no CA certificate to know Kip by")
-	}
 	identity, err := loadOrCreate(config.Store)
 	if err != nil {
 		return nil, err
 	}
+	authorities := identity.CACertificates
+	if len(authorities) == 0 {
+		authorities = []byte(config.CACertificates)
+	}
+	clients, err := poolOf(authorities)
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		config:   config,
-		clients:  clients,
-		enrolled: make(chan struct{}),
-		key:      identity.Key,
+		config:      config,
+		clients:     clients,
+		authorities: identity.CACertificates,
+		enrolled:    make(chan struct{}),
+		key:         identity.Key,
 	}
 	s.gateway.now = config.Now
 	s.gateway.changed = make(chan struct{})
@@ -104,6 +110,15 @@ func NewServer(config ServerConfig) (*Server, error) {
 	}
 	s.config.EnrolmentToken = ""
 	return s, nil
+}
+
+// poolOf reads certificates of authorities (PEM).
+func poolOf(authorities []byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(authorities) {
+		return nil, errors.New("there is no CA certificate to know Kip by")
+	}
+	return pool, nil
 }
 
 // Enrolled returns a channel that is closed once Kip has signed a certificate
@@ -175,7 +190,7 @@ func (s *Server) tlsConfig() *tls.Config {
 	return &tls.Config{
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			s.mu.Lock()
-			certificate, enrolled := s.certificate, s.token == nil
+			certificate, clients, enrolled := s.certificate, s.clients, s.token == nil
 			s.mu.Unlock()
 			protocols := []string{protocolEnrol}
 			if enrolled {
@@ -186,7 +201,7 @@ func (s *Server) tlsConfig() *tls.Config {
 				Certificates:           []tls.Certificate{*certificate},
 				NextProtos:             protocols,
 				ClientAuth:             tls.RequireAndVerifyClientCert,
-				ClientCAs:              s.clients,
+				ClientCAs:              clients,
 				VerifyConnection:       verifyKip,
 				SessionTicketsDisabled: true,
 				Time:                   s.config.Now,

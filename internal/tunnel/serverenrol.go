@@ -95,23 +95,38 @@ func (s *Server) postCertificate(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	if err := s.install(certificate, text); err != nil {
+	var clients *x509.CertPool
+	if grant.CACertificates != "" {
+		if clients, err = poolOf([]byte(grant.CACertificates)); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	if err := s.install(certificate, text, clients, []byte(grant.CACertificates)); err != nil {
 		s.config.Logger.Error("keeping the new certificate", "cell", s.config.Cell, "err", err)
 		http.Error(w, "the agent cannot keep its certificate", http.StatusInternalServerError)
 		return
 	}
 	s.config.Logger.Info("has a certificate", "cell", s.config.Cell, "until", certificate.Leaf.NotAfter.Format(time.RFC3339))
-	w.WriteHeader(http.StatusNoContent)
+	if clients == nil {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	writeJSON(w, http.StatusOK, enrolment.Taken{CACertificates: true})
 }
 
-// install keeps the certificate and serves with it from the next connection on.
-func (s *Server) install(certificate *tls.Certificate, text []byte) error {
+// install keeps the certificate and, if there are any, whom to take for Kip, and
+// goes by them from the next connection on.
+func (s *Server) install(certificate *tls.Certificate, text []byte, clients *x509.CertPool, authorities []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.config.Store.Save(Identity{Key: s.key, CertificatePEM: text}); err != nil {
+	if clients == nil {
+		clients, authorities = s.clients, s.authorities
+	}
+	if err := s.config.Store.Save(Identity{Key: s.key, CertificatePEM: text, CACertificates: authorities}); err != nil {
 		return err
 	}
-	s.certificate = certificate
+	s.certificate, s.clients, s.authorities = certificate, clients, authorities
 	if s.token != nil {
 		clear(s.token)
 		s.token = nil

@@ -31,7 +31,7 @@ func (b *bench) agents(ctx context.Context) (agents, error) {
 		return agents{}, fmt.Errorf("reading Kip's authority: %w", err)
 	}
 	return agents{tunnel.NewDialer(tunnel.DialerConfig{
-		ClientCertificate: pki.NewClient(authority, time.Now).Certificate, Roots: authority.Roots(),
+		ClientCertificate: pki.NewClient(pki.NewAuthorities(authority), time.Now).Certificate, Roots: authority.Roots(),
 	})}, nil
 }
 

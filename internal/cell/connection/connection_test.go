@@ -2,6 +2,7 @@ package connection
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"strings"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/pki"
 )
 
 // From an address at which nothing listens yet, to a new Kip that takes the
@@ -443,5 +445,83 @@ func TestPrimaryAddress(t *testing.T) {
 		if got := primaryAddress(&v1beta1.Cell{Status: v1beta1.CellStatus{PrimaryIP: ip}}); got != want {
 			t.Errorf("address of %q is %q, want %q", ip, got, want)
 		}
+	}
+}
+
+// Kip's authority is replaced under a cell whose pod runs, by four Kips one after
+// another; and the agent starts again in between.
+func TestAuthorityIsReplaced(t *testing.T) {
+	noLeak(t)
+	w := newWorld(t)
+	launched := w.authorities
+	old := launched.Signer()
+	next, err := pki.Create(time.Now().Add(-24 * time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := &memoryStore{}
+	a := w.agent(cellName, "", store)
+	w.addCell(cellName, a.addr)
+	w.changeStatus(cellName, func(s *v1beta1.CellStatus) { s.Launch = &v1beta1.LaunchStatus{Authorities: launched.IDs()} })
+	var enrolment *v1beta1.EnrolmentStatus
+	for step, authorities := range []*pki.Authorities{
+		launched, pki.NewAuthorities(old, next), pki.NewAuthorities(next, old), pki.NewAuthorities(next),
+	} {
+		w.authorities = authorities
+		k := w.start(nil)
+		k.reconcile(cellName)
+		k.waitConnected(cellName)
+		for _, s := range k.due() {
+			s.renewNow(t.Context())
+		}
+		if n := k.value("kip_cells_with_other_authorities", ""); n != 0 {
+			t.Errorf("step %d: %v agents do not know Kip's authorities", step, n)
+		}
+		if got := roundTrip(t, a.Gateway()); got != "gateway of "+cellName {
+			t.Errorf("step %d: the gateway says %q", step, got)
+		}
+		// With its user data, which never changes.
+		a.stop()
+		w.authorities = launched
+		a = w.agent(cellName, a.addr, store)
+		eventually(t, "it is connected again", func() bool { return k.Connected(cellName) })
+		k.stop()
+		if events := k.drainEvents(); len(events) > 0 {
+			t.Errorf("step %d: events: %v", step, events)
+		}
+		if enrolment == nil {
+			enrolment = w.cell(cellName).Status.Enrolment
+		}
+	}
+	if diff := cmp.Diff(enrolment, w.cell(cellName).Status.Enrolment); diff != "" {
+		t.Errorf("the enrolment changed: -before +after\n%s", diff)
+	}
+	leaf, err := pki.ParseCertificate(store.id.CertificatePEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: pki.NewAuthorities(next).Roots(), DNSName: cellName}); err != nil {
+		t.Errorf("the cell's certificate is not the new authority's: %v", err)
+	}
+}
+
+// A cell that was launched before the authority was replaced enrols all the same.
+func TestEnrolmentUnderTheOldAuthority(t *testing.T) {
+	noLeak(t)
+	w := newWorld(t)
+	launched := w.authorities
+	a := w.agent(cellName, "", &memoryStore{})
+	w.addCell(cellName, a.addr)
+	w.changeStatus(cellName, func(s *v1beta1.CellStatus) { s.Launch = &v1beta1.LaunchStatus{Authorities: launched.IDs()} })
+	next, err := pki.Create(time.Now().Add(-24 * time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.authorities = pki.NewAuthorities(next, launched.Signer())
+	k := w.start(nil)
+	k.reconcile(cellName)
+	k.waitConnected(cellName)
+	if events := k.drainEvents(); len(events) > 0 {
+		t.Errorf("events: %v", events)
 	}
 }

@@ -51,7 +51,7 @@ func refusalReason(err error) string {
 // anywhere the same key enrols again, and no other.
 func (s *session) enrol(ctx context.Context) error {
 	began := s.m.cfg.Clock.Now()
-	err := s.m.cfg.Dialer.Enrol(ctx, s.addr, s.cell, s.m.cfg.Authority.EnrolmentToken(s.uid), s.recordAndSign)
+	err := s.m.cfg.Dialer.Enrol(ctx, s.addr, s.cell, s.launched.Signer().EnrolmentToken(s.uid), s.recordAndSign)
 	if errors.Is(err, tunnel.ErrAlreadyEnrolled) {
 		// Another Kip of ours may have done it, and our cache not know yet.
 		// Whether it is really the cell shows when it serves.
@@ -105,7 +105,7 @@ func (s *session) recordAndSign(ctx context.Context, pub crypto.PublicKey, keySH
 		return nil, err
 	}
 	s.setKey(keySHA256)
-	return s.m.cfg.Authority.SignCell(pub, s.cell, s.m.cfg.Clock.Now())
+	return s.m.cfg.Authorities.Signer().SignCell(pub, s.cell, s.m.cfg.Clock.Now())
 }
 
 func (s *session) record(ctx context.Context, keySHA256 string) error {

@@ -36,9 +36,10 @@ const (
 
 // world is a cluster with its authority; Kips come and go in it.
 type world struct {
-	t         testing.TB
-	api       client.WithWatch
-	authority *pki.Authority
+	t   testing.TB
+	api client.WithWatch
+	// authorities are those of Kips that start from now on.
+	authorities *pki.Authorities
 }
 
 func newWorld(t testing.TB) *world {
@@ -52,7 +53,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	api := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1beta1.Cell{}).Build()
-	return &world{t: t, api: api, authority: authority}
+	return &world{t: t, api: api, authorities: pki.NewAuthorities(authority)}
 }
 
 // addCell makes a Cell whose agent listens at addr; empty is not yet.
@@ -103,13 +104,14 @@ func (w *world) start(change func(*Config)) *kip {
 	w.t.Helper()
 	k := &kip{t: w.t, events: record.NewFakeRecorder(100), metrics: prometheus.NewRegistry()}
 	cfg := Config{
-		NodeName:  nodeName,
-		Client:    w.api,
-		Live:      w.api,
-		Authority: w.authority,
+		NodeName:    nodeName,
+		Client:      w.api,
+		Live:        w.api,
+		Authorities: w.authorities,
 		Dialer: tunnel.NewDialer(tunnel.DialerConfig{
-			ClientCertificate: pki.NewClient(w.authority, time.Now).Certificate,
-			Roots:             w.authority.Roots(),
+			ClientCertificate: pki.NewClient(w.authorities, time.Now).Certificate,
+			Roots:             w.authorities.Roots(),
+			CACertificates:    string(w.authorities.CertificatesPEM()),
 			Logger:            slog.New(slog.DiscardHandler),
 		}),
 		Gateway: func(cell string) http.Handler {
@@ -240,8 +242,8 @@ func (w *world) agentOn(name string, l net.Listener, store tunnel.Store) *agent 
 	w.t.Helper()
 	s, err := tunnel.NewServer(tunnel.ServerConfig{
 		Cell:           name,
-		CACertificates: string(w.authority.CertificatePEM()),
-		EnrolmentToken: w.authority.EnrolmentToken(types.UID("uid of " + name)),
+		CACertificates: string(w.authorities.CertificatesPEM()),
+		EnrolmentToken: w.authorities.Signer().EnrolmentToken(types.UID("uid of " + name)),
 		Store:          store,
 		API:            http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, "agent of "+name) }),
 		Logger:         slog.New(slog.DiscardHandler),

@@ -46,8 +46,9 @@ type Config struct {
 	// Live reads Cells from the API server itself.
 	Live client.Reader
 
-	Authority *pki.Authority
-	Dialer    Dialer
+	// Authorities are what the Dialer trusts and tells agents of. The first signs.
+	Authorities *pki.Authorities
+	Dialer      Dialer
 	// Gateway returns what answers a cell's requests. It is called for every
 	// connection.
 	Gateway func(cell string) http.Handler
@@ -84,7 +85,7 @@ type Manager struct {
 // New checks the configuration and registers metrics. It starts nothing.
 func New(cfg Config) (*Manager, error) {
 	switch {
-	case cfg.Client == nil, cfg.Live == nil, cfg.Authority == nil, cfg.Dialer == nil, cfg.Gateway == nil,
+	case cfg.Client == nil, cfg.Live == nil, cfg.Authorities == nil, cfg.Dialer == nil, cfg.Gateway == nil,
 		cfg.Clock == nil, cfg.Events == nil, cfg.Metrics == nil, cfg.Logger == nil:
 		return nil, errors.New("connection: every field of Config but Address and OnConnect must be set")
 	case cfg.NodeName == "":
@@ -93,12 +94,14 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.Address == nil {
 		cfg.Address = primaryAddress
 	}
-	m, err := newMetrics(cfg.Metrics)
-	if err != nil {
+	ctx, cancel := context.WithCancel(context.Background())
+	m := &Manager{cfg: cfg, ctx: ctx, cancel: cancel, sessions: map[string]*session{}}
+	var err error
+	if m.metrics, err = newMetrics(cfg.Metrics, m.untold); err != nil {
+		cancel()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Manager{cfg: cfg, metrics: m, ctx: ctx, cancel: cancel, sessions: map[string]*session{}}, nil
+	return m, nil
 }
 
 func primaryAddress(cell *v1beta1.Cell) string {
@@ -171,7 +174,7 @@ func (m *Manager) session(cell string) *session {
 
 // begin makes a session for this target, in place of whatever session the cell
 // had.
-func (m *Manager) begin(t target, keySHA256 string) {
+func (m *Manager) begin(t target, launch *v1beta1.LaunchStatus, keySHA256 string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.stopped {
@@ -181,7 +184,7 @@ func (m *Manager) begin(t target, keySHA256 string) {
 		old.cancel()
 	}
 	ctx, cancel := context.WithCancel(m.ctx)
-	s := newSession(m, t, keySHA256, cancel)
+	s := newSession(m, t, launch, keySHA256, cancel)
 	m.sessions[t.cell] = s
 	m.wg.Go(func() {
 		defer cancel()

@@ -16,7 +16,7 @@ type metrics struct {
 	renewals     *prometheus.CounterVec
 }
 
-func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
+func newMetrics(registerer prometheus.Registerer, untold func() float64) (*metrics, error) {
 	m := &metrics{
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "kip_cells_connected",
@@ -49,7 +49,11 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 			Help: "Renewals of cells' certificates, by result.",
 		}, []string{"result"}),
 	}
-	for _, c := range []prometheus.Collector{m.connected, m.connects, m.lost, m.enrolments, m.enrolSeconds, m.refused, m.renewals} {
+	others := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "kip_cells_with_other_authorities",
+		Help: "Cells whose agents do not know Kip by just the authorities that it has now.",
+	}, untold)
+	for _, c := range []prometheus.Collector{m.connected, m.connects, m.lost, m.enrolments, m.enrolSeconds, m.refused, m.renewals, others} {
 		if err := registerer.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the metrics of connections: %w", err)
 		}

@@ -65,7 +65,7 @@ func (m *Manager) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		key = cell.Status.Enrolment.KeySHA256
 	}
 	if s := m.session(cell.Name); s == nil || s.target != t {
-		m.begin(t, key)
+		m.begin(t, cell.Status.Launch, key)
 	} else if key != "" {
 		s.setKey(key)
 	}

@@ -3,12 +3,14 @@ package connection
 import (
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/elotl/kip/v2/internal/pki"
+	"github.com/elotl/kip/v2/internal/tunnel"
 )
 
 const (
@@ -60,6 +62,9 @@ func (s *session) isDue(now time.Time) bool {
 	if !s.connected || s.certificate == nil {
 		return false
 	}
+	if !s.told && !s.untellable {
+		return true
+	}
 	c := s.certificate
 	early := time.Duration(renewSpread * fraction(s.cell, 0) * float64(c.NotAfter.Sub(c.NotBefore)))
 	return !now.Before(pki.RenewAt(c.NotBefore, c.NotAfter).Add(-early))
@@ -94,10 +99,11 @@ func (s *session) renew(ctx context.Context) error {
 			return nil, fmt.Errorf("%w: %s, and now %s", errOtherKey, enrolled, keySHA256)
 		}
 		var err error
-		signed, err = s.m.cfg.Authority.SignCell(pub, s.cell, s.m.cfg.Clock.Now())
+		signed, err = s.m.cfg.Authorities.Signer().SignCell(pub, s.cell, s.m.cfg.Clock.Now())
 		return signed, err
 	})
-	if err != nil {
+	keeps := errors.Is(err, tunnel.ErrKeepsAuthorities)
+	if err != nil && !keeps {
 		s.m.metrics.renewals.WithLabelValues("failed").Inc()
 		return err
 	}
@@ -108,6 +114,27 @@ func (s *session) renew(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.certificate = certificate
+	toldBefore := s.told
+	s.told, s.untellable = s.told || !keeps, keeps
 	s.mu.Unlock()
+	if !toldBefore && !keeps {
+		s.log.Info("cell told of Kip's authorities", "authorities", s.m.cfg.Authorities.IDs())
+	}
 	return nil
+}
+
+// untold is how many sessions have an agent that does not know Kip by today's
+// authorities: it knows others, or only some of them.
+func (m *Manager) untold() float64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	n := 0
+	for _, s := range m.sessions {
+		s.mu.Lock()
+		if !s.told {
+			n++
+		}
+		s.mu.Unlock()
+	}
+	return float64(n)
 }

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/pki"
 	"github.com/elotl/kip/v2/internal/tunnel"
 )
 
@@ -34,6 +36,8 @@ type session struct {
 	cancel context.CancelFunc
 	log    *slog.Logger
 	begun  time.Time
+	// launched are the authorities that user data named.
+	launched *pki.Authorities
 
 	mu          sync.Mutex
 	keySHA256   string            // of the key that enrolled; empty before
@@ -45,9 +49,16 @@ type session struct {
 	over        bool // run has ended
 	reported    string
 	renewFailed bool
+	told        bool // the agent knows Kip by today's authorities
+	untellable  bool // and is of a release that cannot be told
 }
 
-func newSession(m *Manager, t target, keySHA256 string, cancel context.CancelFunc) *session {
+func newSession(m *Manager, t target, launch *v1beta1.LaunchStatus, keySHA256 string, cancel context.CancelFunc) *session {
+	launched, told := m.cfg.Authorities, true
+	if launch != nil {
+		launched = launched.Launched(launch.Authorities)
+		told = slices.Equal(launched.IDs(), m.cfg.Authorities.IDs())
+	}
 	waiting := "its agent does not listen at " + t.addr + " yet"
 	if keySHA256 != "" {
 		waiting = "Kip is connecting to " + t.addr
@@ -60,6 +71,8 @@ func newSession(m *Manager, t target, keySHA256 string, cancel context.CancelFun
 		begun:     m.cfg.Clock.Now(),
 		keySHA256: keySHA256,
 		waiting:   waiting,
+		launched:  launched,
+		told:      told,
 	}
 }
 

@@ -172,8 +172,11 @@ func (r *Reconciler) launchOf(s *scope, o *instancetype.Offering) *v1beta1.Launc
 		InstanceType: o.InstanceType, Zone: o.Zone, CapacityType: o.CapacityType, Architecture: o.Architecture,
 		HourlyUSD: o.Price(), Time: metav1.NewTime(r.cfg.Clock.Now()),
 	}
+	launch.Authorities = r.cfg.Authorities
 	if before := s.cell.Status.Launch; before != nil {
 		launch.Number = before.Number + 1
+		// User data was made already, and stays what it is for a Cell's life.
+		launch.Authorities = before.Authorities
 	}
 	return launch
 }

@@ -49,6 +49,9 @@ type Config struct {
 	// UserData makes what the instance reads about itself. It must give the
 	// same bytes for the same Cell: a launch may have to be repeated.
 	UserData func(*v1beta1.Cell) ([]byte, error)
+	// Authorities are what a Cell's first intent says of certificate authorities:
+	// those that UserData makes user data with.
+	Authorities []string
 
 	// Listens says whether the cell's agent was reached, of a cell that is not
 	// enrolled before it was stopped; nil if there are none. It answers from memory.

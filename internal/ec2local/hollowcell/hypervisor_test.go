@@ -199,7 +199,7 @@ func (k *kip) run(t *testing.T, f func(context.Context)) {
 // connect enrols the cell and serves it the gateway.
 func (k *kip) connect(t *testing.T, addr, token string) {
 	t.Helper()
-	client := pki.NewClient(k.authority, time.Now)
+	client := pki.NewClient(pki.NewAuthorities(k.authority), time.Now)
 	dialer := tunnel.NewDialer(tunnel.DialerConfig{ClientCertificate: client.Certificate, Roots: k.authority.Roots()})
 	if err := dialer.Await(t.Context(), addr); err != nil {
 		t.Fatal(err)
