@@ -60,7 +60,7 @@ func TestAuthorityRace(t *testing.T) {
 		return true, nil, apierrors.NewAlreadyExists(corev1.Resource("secrets"), "kip-ca")
 	})
 	got, err := authority(t.Context(), set, "kip")
-	if err != nil || !bytes.Equal(got.CertificatePEM(), winner.Data[corev1.TLSCertKey]) {
+	if err != nil || !bytes.Equal(got.CertificatesPEM(), winner.Data[corev1.TLSCertKey]) {
 		t.Errorf("%v", err)
 	}
 }
@@ -75,7 +75,7 @@ func TestAuthorityErrors(t *testing.T) {
 		"no right to create": {nil, "create", apierrors.NewForbidden(corev1.Resource("secrets"), "kip-ca", errors.New("RBAC"))},
 		"empty":              {&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "kip", Name: "kip-ca"}}, "", nil},
 		"no key": {&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "kip", Name: "kip-ca"},
-			Data: map[string][]byte{corev1.TLSCertKey: newCA(t).CertificatePEM()}}, "", nil},
+			Data: map[string][]byte{corev1.TLSCertKey: newCA(t).CertificatesPEM()}}, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := fake.NewClientset()

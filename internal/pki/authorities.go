@@ -80,6 +80,12 @@ func (a *Authorities) Launched(ids []string) *Authorities {
 	return &Authorities{slices.Clone(found)}
 }
 
+// Signed is whether the authority signed a certificate that some authority of
+// Kip's did.
+func (a *Authority) Signed(cert *x509.Certificate) bool {
+	return bytes.Equal(a.cert.RawSubject, cert.RawIssuer)
+}
+
 // ID names an authority, for people and for Cells.
 func (a *Authority) ID() string {
 	sum := sha256.Sum256(a.cert.Raw)

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
@@ -59,7 +60,13 @@ func TestAgentIsToldOfAnAuthority(t *testing.T) {
 		t.Errorf("a Kip that has both does not show the one that is taken: %v", err)
 	}
 
-	if err := dialer(string(next.CertificatePEM()), w.authority).Renew(t.Context(), addr, cellName, key, w.sign); err != nil {
+	sign := func(_ context.Context, pub crypto.PublicKey, _ string) ([]byte, error) {
+		return next.SignCell(pub, cellName, time.Now())
+	}
+	if err := oldKip.Renew(t.Context(), addr, cellName, key, sign); err == nil {
+		t.Error("an agent takes a certificate of an authority that it was not told of")
+	}
+	if err := dialer(string(next.CertificatePEM()), w.authority).Renew(t.Context(), addr, cellName, key, sign); err != nil {
 		t.Fatal(err)
 	}
 	check := func(when string) {
@@ -75,7 +82,7 @@ func TestAgentIsToldOfAnAuthority(t *testing.T) {
 	}
 	check("told")
 	// A renewal that tells nothing changes nothing.
-	if err := newKip.Renew(t.Context(), addr, cellName, key, w.sign); err != nil {
+	if err := newKip.Renew(t.Context(), addr, cellName, key, sign); err != nil {
 		t.Fatal(err)
 	}
 	check("renewed")

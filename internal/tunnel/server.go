@@ -99,7 +99,7 @@ func NewServer(config ServerConfig) (*Server, error) {
 	s.gateway.lastContact = config.Now()
 	if len(identity.CertificatePEM) > 0 {
 		// It may have expired while the agent was down: Kip renews it then.
-		s.certificate, err = s.parseCertificate(identity.CertificatePEM)
+		s.certificate, err = s.parseCertificate(identity.CertificatePEM, clients)
 		close(s.enrolled)
 	} else {
 		s.certificate, err = selfSigned(identity.Key, config.Cell)
@@ -218,9 +218,14 @@ func (s *Server) apiHandler() http.Handler {
 	return mux
 }
 
-// parseCertificate reads a certificate that is for this agent's key, cell and
-// use. It may have expired.
-func (s *Server) parseCertificate(text []byte) (*tls.Certificate, error) {
+// parseCertificate reads a certificate of one of the authorities, those that the
+// agent knows if nil, that is for this agent's key, cell and use. It may have expired.
+func (s *Server) parseCertificate(text []byte, authorities *x509.CertPool) (*tls.Certificate, error) {
+	if authorities == nil {
+		s.mu.Lock()
+		authorities = s.clients
+		s.mu.Unlock()
+	}
 	leaf, err := pki.ParseCertificate(text)
 	if err != nil {
 		return nil, fmt.Errorf("the agent's certificate: %w", err)
@@ -229,7 +234,7 @@ func (s *Server) parseCertificate(text []byte) (*tls.Certificate, error) {
 		return nil, errors.New("the agent's certificate is for another key")
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots:       s.clients,
+		Roots:       authorities,
 		DNSName:     s.config.Cell,
 		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		CurrentTime: leaf.NotAfter,

@@ -90,17 +90,18 @@ func (s *Server) postCertificate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	text := []byte(grant.CertificatePEM)
-	certificate, err := s.parseCertificate(text)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
 	var clients *x509.CertPool
 	if grant.CACertificates != "" {
+		var err error
 		if clients, err = poolOf([]byte(grant.CACertificates)); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+	}
+	certificate, err := s.parseCertificate(text, clients)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
 	}
 	if err := s.install(certificate, text, clients, []byte(grant.CACertificates)); err != nil {
 		s.config.Logger.Error("keeping the new certificate", "cell", s.config.Cell, "err", err)

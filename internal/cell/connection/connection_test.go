@@ -471,8 +471,10 @@ func TestAuthorityIsReplaced(t *testing.T) {
 		k := w.start(nil)
 		k.reconcile(cellName)
 		k.waitConnected(cellName)
-		for _, s := range k.due() {
-			s.renewNow(t.Context())
+		for range 2 { // told, and then signed for
+			for _, s := range k.due() {
+				s.renewNow(t.Context())
+			}
 		}
 		if n := k.value("kip_cells_with_other_authorities", ""); n != 0 {
 			t.Errorf("step %d: %v agents do not know Kip's authorities", step, n)

@@ -105,7 +105,8 @@ func (s *session) recordAndSign(ctx context.Context, pub crypto.PublicKey, keySH
 		return nil, err
 	}
 	s.setKey(keySHA256)
-	return s.m.cfg.Authorities.Signer().SignCell(pub, s.cell, s.m.cfg.Clock.Now())
+	// The agent knows no other yet.
+	return s.launched.Signer().SignCell(pub, s.cell, s.m.cfg.Clock.Now())
 }
 
 func (s *session) record(ctx context.Context, keySHA256 string) error {

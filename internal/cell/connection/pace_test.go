@@ -31,7 +31,7 @@ func (w *world) certificate(t *testing.T) *x509.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := w.authority.SignCell(key.Public(), cellName, time.Now())
+	text, err := w.authorities.Signer().SignCell(key.Public(), cellName, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

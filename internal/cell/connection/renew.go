@@ -62,10 +62,10 @@ func (s *session) isDue(now time.Time) bool {
 	if !s.connected || s.certificate == nil {
 		return false
 	}
-	if !s.told && !s.untellable {
+	c := s.certificate
+	if !s.untellable && (!s.told || !s.m.cfg.Authorities.Signer().Signed(c)) {
 		return true
 	}
-	c := s.certificate
 	early := time.Duration(renewSpread * fraction(s.cell, 0) * float64(c.NotAfter.Sub(c.NotBefore)))
 	return !now.Before(pki.RenewAt(c.NotBefore, c.NotAfter).Add(-early))
 }
@@ -90,16 +90,23 @@ func (s *session) renewNow(ctx context.Context) {
 }
 
 // renew gives the agent a new certificate for the key that enrolled, and for no
-// other.
+// other. Until it was told of today's authorities it is one of those that it was
+// launched with, which it knows; what is missing then is made up for by the next.
 func (s *session) renew(ctx context.Context) error {
 	enrolled := s.key()
+	s.mu.Lock()
+	signer := s.launched.Signer()
+	if s.told {
+		signer = s.m.cfg.Authorities.Signer()
+	}
+	s.mu.Unlock()
 	var signed []byte
 	err := s.m.cfg.Dialer.Renew(ctx, s.addr, s.cell, enrolled, func(_ context.Context, pub crypto.PublicKey, keySHA256 string) ([]byte, error) {
 		if keySHA256 != enrolled {
 			return nil, fmt.Errorf("%w: %s, and now %s", errOtherKey, enrolled, keySHA256)
 		}
 		var err error
-		signed, err = s.m.cfg.Authorities.Signer().SignCell(pub, s.cell, s.m.cfg.Clock.Now())
+		signed, err = signer.SignCell(pub, s.cell, s.m.cfg.Clock.Now())
 		return signed, err
 	})
 	keeps := errors.Is(err, tunnel.ErrKeepsAuthorities)
@@ -123,15 +130,15 @@ func (s *session) renew(ctx context.Context) error {
 	return nil
 }
 
-// untold is how many sessions have an agent that does not know Kip by today's
-// authorities: it knows others, or only some of them.
+// untold is how many sessions have an agent that does not know Kip by just
+// today's authorities, or whose certificate is not that of the one that signs.
 func (m *Manager) untold() float64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	n := 0
 	for _, s := range m.sessions {
 		s.mu.Lock()
-		if !s.told {
+		if !s.told || s.certificate != nil && !m.cfg.Authorities.Signer().Signed(s.certificate) {
 			n++
 		}
 		s.mu.Unlock()
