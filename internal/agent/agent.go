@@ -22,6 +22,7 @@ import (
 	"github.com/elotl/kip/v2/internal/agent/networkpolicy"
 	"github.com/elotl/kip/v2/internal/agent/process"
 	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/agent/watches"
 	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/tunnel"
 	"github.com/elotl/kip/v2/internal/userdata"
@@ -275,7 +276,8 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 	if err != nil {
 		return fmt.Errorf("listening for the kubelet: %w", err)
 	}
-	toKip := localapi.Handler(a.timed(server.Gateway()), localapi.DefaultHold, a.Logger)
+	toGateway := watches.New(a.timed(server.Gateway()), a.Logger)
+	toKip := localapi.Handler(toGateway, localapi.DefaultHold, a.Logger)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.kubeletUpOnce.Do(func() {
 			a.timeline.Reach(status.StepKubeletRequest)
@@ -291,6 +293,7 @@ func (a *Agent) listen(group *group, server *tunnel.Server, authority *localapi.
 		toKip.ServeHTTP(w, r)
 	})
 	group.run("local API server", func(ctx context.Context) error {
+		defer toGateway.Close()
 		return localapi.Serve(ctx, forKubelet, authority, handler, a.Logger)
 	})
 

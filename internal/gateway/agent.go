@@ -10,6 +10,7 @@ import (
 
 	"github.com/elotl/kip/v2/internal/imagecache/grant"
 	"github.com/elotl/kip/v2/internal/podmetrics/report"
+	"github.com/elotl/kip/v2/internal/watchstream"
 )
 
 // kipPrefix is where the agent itself, not the kubelet, speaks to Kip.
@@ -34,6 +35,8 @@ var agentPolicy = map[string]agentRule{
 	kipPrefix + "/v1/registry-credentials": {"registrycredentials", mediaTypeJSON, 64 * kib, (*Gateway).giveRegistryCredentials},
 	grant.Path:                             {"imagecache", mediaTypeJSON, 4 * kib, (*Gateway).grantLayers},
 	grant.ReportPath:                       {"imagecachereport", mediaTypeJSON, grant.MaxReport, (*Gateway).takeCacheReport},
+	watchstream.Path:                       {"watches", mediaTypeJSON, kib, (*Gateway).openWatches},
+	watchstream.EndPath:                    {"watchend", mediaTypeJSON, kib, (*Gateway).endWatch},
 	report.Path:                            {"podmetrics", report.MediaType, report.MaxEncoded, (*Gateway).takePodMetrics},
 }
 

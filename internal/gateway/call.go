@@ -33,6 +33,10 @@ type call struct {
 	// by is how the request is counted if it goes well: the rule's word,
 	// unless the handler knows better.
 	by decision
+	// stream is where the events of a watch are to come, under number; nil means
+	// in the answer.
+	stream *watchStream
+	number uint64
 	// filter sees what the API server answers on its way to the cell; may be nil.
 	filter func(io.Reader) io.Reader
 }
@@ -92,6 +96,9 @@ func (g *Gateway) answer(state *cellState, w *answer, r *http.Request, o *outcom
 	c := &call{
 		cellState: state, w: w, r: r, ctx: r.Context(), req: req, rule: rule,
 		cell: cell, pod: g.boundPod(cell), by: rule.by,
+	}
+	if err := c.toStream(); err != nil {
+		return err
 	}
 	err = rule.handle(c)
 	o.by = c.by

@@ -53,6 +53,8 @@ type cellState struct {
 	events []eventKey
 	// missing is what was told not to be there.
 	missing map[Missing]bool
+	// stream is the newest that the cell's watches share; nil before there was one.
+	stream *watchStream
 	// streams are the proxied watches that end with the pod.
 	streams map[*context.CancelFunc]struct{}
 }

@@ -49,6 +49,13 @@
 // Secrets, ConfigMaps, claims, volumes, tokens and events are asked of or sent
 // to the API server at every request.
 //
+// # Watches
+//
+// A cell has ten watches open, most of which say nothing for hours. Its agent has
+// them all on one stream (watchstream.go): each is asked for and judged like
+// every request, and then kept in a few words, not in a goroutine. The watches
+// of an agent that knows no streams are answers that last (watch.go).
+//
 // # What a kubelet and a kube-proxy ask
 //
 // This was read from the sources of Kubernetes 1.36.3, to leave out nothing

@@ -28,11 +28,13 @@ func forgetNodes(object runtime.Object) {
 // endpointSource is the shared source of EndpointSlices as one cell sees it.
 type endpointSource struct {
 	watchcache.Source
-	call *call
+	state *cellState
+	// asked is the cell as it was when it asked.
+	asked Cell
 }
 
-func (c *call) localEndpoints(shared watchcache.Source) watchcache.Source {
-	return endpointSource{shared, c}
+func (c *cellState) localEndpoints(asked Cell, shared watchcache.Source) watchcache.Source {
+	return endpointSource{shared, c, Cell{Name: asked.Name, NodeName: asked.NodeName, PodUID: asked.PodUID}}
 }
 
 // List implements watchcache.Source.
@@ -46,25 +48,25 @@ func (s endpointSource) List(sel watchcache.Selector) ([]*watchcache.Object, uin
 }
 
 // Since implements watchcache.Source.
-func (s endpointSource) Since(version uint64, sel watchcache.Selector, events []watchcache.Event) ([]watchcache.Event, uint64, <-chan struct{}, error) {
+func (s endpointSource) Since(version uint64, sel watchcache.Selector, events []watchcache.Event) ([]watchcache.Event, uint64, error) {
 	before := len(events)
-	events, reached, changed, err := s.Source.Since(version, sel, events)
+	events, reached, err := s.Source.Since(version, sel, events)
 	if len(events) > before {
 		cell := s.cell()
 		for i := before; i < len(events); i++ {
 			events[i].Object = s.show(events[i].Object, cell)
 		}
 	}
-	return events, reached, changed, err
+	return events, reached, err
 }
 
 // cell is the cell as it is now: a watch outlives the time before the cell has
 // a pod, whose address is in no slice until then.
 func (s endpointSource) cell() Cell {
-	if cell, ok := s.call.g.state.Cell(s.call.name); ok {
+	if cell, ok := s.state.g.state.Cell(s.state.name); ok {
 		return cell
 	}
-	return s.call.cell
+	return s.asked
 }
 
 // show gives the endpoints of the cell's pod their node back.
@@ -83,7 +85,7 @@ func (s endpointSource) show(object *watchcache.Object, cell Cell) *watchcache.O
 		object, err = object.Showing(&slice)
 	}
 	if err != nil {
-		s.call.g.log.Error("an EndpointSlice is shown without what is local", "cell", cell.Name, "slice", object.Namespace+"/"+object.Name, "err", err)
+		s.state.g.log.Error("an EndpointSlice is shown without what is local", "cell", cell.Name, "slice", object.Namespace+"/"+object.Name, "err", err)
 	}
 	return object
 }

@@ -3,8 +3,10 @@ package gateway_test
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +21,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
+	"github.com/elotl/kip/v2/internal/agent/watches"
 	"github.com/elotl/kip/v2/internal/gateway"
 	"github.com/elotl/kip/v2/internal/gateway/gatewaytest"
 )
@@ -43,6 +46,8 @@ type harness struct {
 	Config       gateway.Config
 	// URL is where the cell's kubelet finds its API server.
 	URL string
+	// Stream has clients' watches go on one stream, as a cell's agent does it.
+	Stream bool
 
 	server  *httptest.Server
 	handler atomic.Pointer[http.Handler]
@@ -105,6 +110,9 @@ func (h *harness) closeConnections() { h.server.CloseClientConnections() }
 func (h *harness) client(t testing.TB, protobuf bool) kubernetes.Interface {
 	t.Helper()
 	config := &rest.Config{Host: h.URL, QPS: -1}
+	if h.Stream {
+		config.WrapTransport = func(way http.RoundTripper) http.RoundTripper { return h.agent(t, way) }
+	}
 	if protobuf {
 		config.ContentType = "application/vnd.kubernetes.protobuf"
 	}
@@ -114,6 +122,26 @@ func (h *harness) client(t testing.TB, protobuf bool) kubernetes.Interface {
 	}
 	return client
 }
+
+// agent is the way to the gateway as a cell's agent goes it.
+func (h *harness) agent(t testing.TB, way http.RoundTripper) *watches.Transport {
+	t.Helper()
+	target, err := url.Parse(h.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := watches.New(roundTripper(func(r *http.Request) (*http.Response, error) {
+		out := r.Clone(r.Context())
+		out.URL.Scheme, out.URL.Host = target.Scheme, target.Host
+		return way.RoundTrip(out)
+	}), slog.New(slog.DiscardHandler))
+	t.Cleanup(agent.Close)
+	return agent
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // do sends a request as it is given and returns the answer.
 func (h *harness) do(t testing.TB, method, path, body string, headers ...string) (int, string) {

@@ -162,7 +162,7 @@ func (s nodeSource) List(sel watchcache.Selector) ([]*watchcache.Object, uint64)
 	return s.Single.List(sel)
 }
 
-func (s nodeSource) Since(version uint64, sel watchcache.Selector, events []watchcache.Event) ([]watchcache.Event, uint64, <-chan struct{}, error) {
+func (s nodeSource) Since(version uint64, sel watchcache.Selector, events []watchcache.Event) ([]watchcache.Event, uint64, error) {
 	s.cell.refreshNode()
 	return s.Single.Since(version, sel, events)
 }
@@ -209,9 +209,7 @@ func (c *call) watchNodes() error {
 	if err := c.selectsOwnNode(); err != nil {
 		return err
 	}
-	poke, cancel := c.g.state.Subscribe(c.name)
-	defer cancel()
-	return c.serveWatch(nodeSource{c.cellState.node.single, c.cellState}, watchcache.Selector{}, poke)
+	return c.serveWatch(nodeSource{c.cellState.node.single, c.cellState}, watchcache.Selector{}, true)
 }
 
 // patchNode applies a patch to the node as the cell sees it. What Kip knows

@@ -71,7 +71,7 @@ func (s podSource) List(sel watchcache.Selector) ([]*watchcache.Object, uint64) 
 	return s.Single.List(sel)
 }
 
-func (s podSource) Since(version uint64, sel watchcache.Selector, events []watchcache.Event) ([]watchcache.Event, uint64, <-chan struct{}, error) {
+func (s podSource) Since(version uint64, sel watchcache.Selector, events []watchcache.Event) ([]watchcache.Event, uint64, error) {
 	s.cell.refreshPod()
 	return s.Single.Since(version, sel, events)
 }
@@ -104,9 +104,7 @@ func (c *call) watchPods() error {
 	if err := c.checkPodSelector(); err != nil {
 		return err
 	}
-	poke, cancel := c.g.state.Subscribe(c.name)
-	defer cancel()
-	return c.serveWatch(podSource{c.cellState.pod.single, c.cellState}, watchcache.Selector{}, poke)
+	return c.serveWatch(podSource{c.cellState.pod.single, c.cellState}, watchcache.Selector{}, true)
 }
 
 // ownPod makes sure that the request is about the cell's pod. With no pod

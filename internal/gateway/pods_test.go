@@ -81,36 +81,36 @@ func (k *kubelet) everSaw(condition func([]*corev1.Pod) bool) bool {
 }
 
 func TestKubeletSeesItsPod(t *testing.T) {
-	for _, watchList := range []bool{true, false} {
-		for _, protobuf := range []bool{true, false} {
-			t.Run(fmt.Sprintf("WatchList=%t/Protobuf=%t", watchList, protobuf), func(t *testing.T) {
-				featurestesting.SetFeatureDuringTest(t, features.WatchListClient, watchList)
-				h := newHarness(t)
-				pod := webPod()
-				k := startKubelet(t, h, protobuf)
-				eventually(t, "the standby cell's kubelet has its empty list", func() bool { return k.pods() != nil && len(k.pods()) == 0 })
-				eventually(t, "its watch stands", func() bool { return h.State.Subscribers(cell) == 1 })
+	for i := range 8 {
+		watchList, protobuf, stream := i&1 != 0, i&2 != 0, i&4 != 0
+		t.Run(fmt.Sprintf("WatchList=%t/Protobuf=%t/Stream=%t", watchList, protobuf, stream), func(t *testing.T) {
+			featurestesting.SetFeatureDuringTest(t, features.WatchListClient, watchList)
+			h := newHarness(t)
+			h.Stream = stream
+			pod := webPod()
+			k := startKubelet(t, h, protobuf)
+			eventually(t, "the standby cell's kubelet has its empty list", func() bool { return k.pods() != nil && len(k.pods()) == 0 })
+			eventually(t, "its watch stands", func() bool { return h.State.Subscribers(cell) == 1 })
 
-				h.State.Bind(cell, pod)
-				bound := time.Now()
-				eventually(t, "the bound pod is seen", func() bool { return k.has(pod.UID, corev1.PodPending) })
-				if took := time.Since(bound); took > 500*time.Millisecond {
-					t.Errorf("the kubelet saw its pod %v after it was bound", took)
-				}
-				seen := k.pods()[0]
-				if len(seen.ManagedFields) != 0 || seen.ResourceVersion == pod.ResourceVersion || seen.Spec.Containers[0].Image != "registry.example.com/web:1" {
-					t.Errorf("the pod is not as it should be shown: %+v", seen.ObjectMeta)
-				}
+			h.State.Bind(cell, pod)
+			bound := time.Now()
+			eventually(t, "the bound pod is seen", func() bool { return k.has(pod.UID, corev1.PodPending) })
+			if took := time.Since(bound); took > 500*time.Millisecond {
+				t.Errorf("the kubelet saw its pod %v after it was bound", took)
+			}
+			seen := k.pods()[0]
+			if len(seen.ManagedFields) != 0 || seen.ResourceVersion == pod.ResourceVersion || seen.Spec.Containers[0].Image != "registry.example.com/web:1" {
+				t.Errorf("the pod is not as it should be shown: %+v", seen.ObjectMeta)
+			}
 
-				changed := pod.DeepCopy()
-				changed.Status.Phase = corev1.PodRunning
-				h.State.SetPod(cell, changed)
-				eventually(t, "a change is seen", func() bool { return k.has(pod.UID, corev1.PodRunning) })
+			changed := pod.DeepCopy()
+			changed.Status.Phase = corev1.PodRunning
+			h.State.SetPod(cell, changed)
+			eventually(t, "a change is seen", func() bool { return k.has(pod.UID, corev1.PodRunning) })
 
-				h.State.SetPod(cell, nil)
-				eventually(t, "the pod is gone", func() bool { return len(k.pods()) == 0 })
-			})
-		}
+			h.State.SetPod(cell, nil)
+			eventually(t, "the pod is gone", func() bool { return len(k.pods()) == 0 })
+		})
 	}
 }
 

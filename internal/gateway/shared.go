@@ -34,7 +34,7 @@ type sharedResource struct {
 	// fields are the ones that it can be selected by.
 	fields []string
 	// view is what one cell sees of the collection; nil is all of it, as it is.
-	view func(*call, watchcache.Source) watchcache.Source
+	view func(*cellState, Cell, watchcache.Source) watchcache.Source
 }
 
 // serviceFields are the fields of a Service that clients select by.
@@ -43,7 +43,7 @@ var serviceFields = []string{"spec.clusterIP", "spec.type"}
 func newSharedResources(client kubernetes.Interface, versions *watchcache.Versions) []*sharedResource {
 	endpoints := newShared(endpointSlices, "EndpointSlice", &discoveryv1.EndpointSlice{}, versions, client, client.DiscoveryV1().EndpointSlices(metav1.NamespaceAll), nil, nil)
 	endpoints.collection.Prepare = forgetNodes
-	endpoints.view = (*call).localEndpoints
+	endpoints.view = (*cellState).localEndpoints
 	return []*sharedResource{
 		newShared(services, "Service", &corev1.Service{}, versions, client, client.CoreV1().Services(metav1.NamespaceAll), serviceFields, func(o runtime.Object) fields.Set {
 			service := o.(*corev1.Service)
@@ -112,7 +112,7 @@ func (c *call) sharedSource() (watchcache.Source, watchcache.Selector, error) {
 		return nil, sel, err
 	}
 	if shared.view != nil {
-		return shared.view(c, shared.collection), sel, nil
+		return shared.view(c.cellState, c.cell, shared.collection), sel, nil
 	}
 	return shared.collection, sel, nil
 }
@@ -149,5 +149,5 @@ func (c *call) watchShared() error {
 	if err != nil {
 		return err
 	}
-	return c.serveWatch(source, sel, nil)
+	return c.serveWatch(source, sel, false)
 }

@@ -40,8 +40,9 @@ func sharedService(name, clusterIP string, set map[string]string) *corev1.Servic
 // TestSharedInformers reads what every node knows with the informers of a
 // kubelet and a kube-proxy.
 func TestSharedInformers(t *testing.T) {
-	for _, watchList := range []bool{true, false} {
-		t.Run(fmt.Sprintf("WatchList=%t", watchList), func(t *testing.T) {
+	for i := range 4 {
+		watchList, stream := i&1 != 0, i&2 != 0
+		t.Run(fmt.Sprintf("WatchList=%t/Stream=%t", watchList, stream), func(t *testing.T) {
 			featurestesting.SetFeatureDuringTest(t, features.WatchListClient, watchList)
 			h := newHarness(t, func(c *gateway.Config) {
 				c.Client = fake.NewClientset(
@@ -53,6 +54,7 @@ func TestSharedInformers(t *testing.T) {
 					&storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: "efs.csi.aws.com"}},
 				)
 			})
+			h.Stream = stream
 			shared := h.Config.Client
 			ctx, cancel := context.WithCancel(context.Background())
 			client := h.client(t, true)

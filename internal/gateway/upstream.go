@@ -148,10 +148,14 @@ func (c *call) forward(request upstreamRequest) error {
 // the pod is the cell's.
 func (c *call) forwardWatch(request upstreamRequest) error {
 	ctx, done := c.untilPodGone(c.ctx)
-	defer done()
 	if c.g.boundPod(c.cell) == nil {
+		done()
 		return c.noPod() // it went before there was a stream to end
 	}
+	if c.stream != nil {
+		return c.streamForwarded(ctx, done, request)
+	}
+	defer done()
 	gauge := c.g.metrics.watches.WithLabelValues(c.req.resource.Resource)
 	gauge.Inc()
 	defer gauge.Dec()
@@ -188,18 +192,17 @@ func (c *call) passOn(resp *http.Response, streaming bool) error {
 		}
 		return nil
 	}
-	c.stream(body)
+	passEvents(c.w, http.NewResponseController(c.w).Flush, body)
 	return nil
 }
 
-// stream passes a watch on until one of its two ends hangs up, which is how
+// passEvents passes a watch on until one of its two ends hangs up, which is how
 // every watch ends, and no error.
-func (c *call) stream(events io.Reader) {
-	flush := http.NewResponseController(c.w)
-	buf := make([]byte, 4*kib)
-	for flush.Flush() == nil {
+func passEvents(w io.Writer, flush func() error, events io.Reader) {
+	buf := make([]byte, kib)
+	for flush() == nil {
 		n, readErr := events.Read(buf)
-		if _, err := c.w.Write(buf[:n]); err != nil || readErr != nil {
+		if _, err := w.Write(buf[:n]); err != nil || readErr != nil {
 			return
 		}
 	}

@@ -15,18 +15,14 @@ const (
 	maxWatchTimeout = 2 * time.Hour
 )
 
-// serveWatch answers a watch from a source in Kip's memory. poke may be nil.
-func (c *call) serveWatch(src watchcache.Source, sel watchcache.Selector, poke <-chan struct{}) error {
+// serveWatch answers a watch from a source in Kip's memory. own says that it is
+// of the cell alone, and that State knows of changes before the source does.
+func (c *call) serveWatch(src watchcache.Source, sel watchcache.Selector, own bool) error {
 	o := c.req.options
-	watch := watchcache.WatchOptions{
-		Selector:  sel,
-		Bookmarks: o.allowBookmarks,
-		Timeout:   min(o.timeout, maxWatchTimeout),
-		Clock:     c.g.clock,
-		Poke:      poke,
-	}
-	if watch.Timeout <= 0 {
-		watch.Timeout = minWatchTimeout + rand.N(minWatchTimeout)
+	watch := watchcache.WatchOptions{Selector: sel, Bookmarks: o.allowBookmarks}
+	timeout := min(o.timeout, maxWatchTimeout)
+	if timeout <= 0 {
+		timeout = minWatchTimeout + rand.N(minWatchTimeout)
 	}
 	// "0" means any version that there is, which is always the newest here.
 	unset := o.resourceVersion == "" || o.resourceVersion == "0"
@@ -41,11 +37,25 @@ func (c *call) serveWatch(src watchcache.Source, sel watchcache.Selector, poke <
 	if !watch.InitialEvents && !unset {
 		watch.From, _ = watchcache.ParseVersion(o.resourceVersion)
 	}
+	begun, err := watchcache.NewWatch(src, watch)
+	if err != nil {
+		return err
+	}
+	if c.stream != nil {
+		return c.standing(begun, src, timeout, own)
+	}
+	var poke <-chan struct{}
+	if own {
+		changed, unsubscribe := c.g.state.Subscribe(c.name)
+		defer unsubscribe()
+		poke = changed
+	}
 	gauge := c.g.metrics.watches.WithLabelValues(c.req.resource.Resource)
 	gauge.Inc()
 	defer gauge.Dec()
 	c.letGo()
-	return watchcache.ServeWatch(c.ctx, c.w, src, watch)
+	begun.Serve(c.ctx, c.w, timeout, c.g.clock, poke)
+	return nil
 }
 
 // letGo forgets what the watch was allowed by. Each cell has ten watches that

@@ -61,6 +61,10 @@ const (
 	// maxFrameBytes bounds the buffer that each gateway connection keeps for
 	// reading.
 	maxFrameBytes = 64 << 10
+
+	// headerTableBytes is what a gateway connection may remember of the headers
+	// that Kip sent: thousands of connections have little to save by it.
+	headerTableBytes = 512
 )
 
 // Errors of Kip's side. Errors of this package wrap at most one of them.

@@ -52,6 +52,9 @@ func (d *Dialer) ServeGateway(ctx context.Context, addr, cell string, h http.Han
 		ReadIdleTimeout:      pingAfter,
 		PingTimeout:          pingTimeout,
 		WriteByteTimeout:     stallTimeout,
+		// Not the decoder's too: http2.Server would hold agents to it before they
+		// have heard of it.
+		MaxEncoderHeaderTableSize: headerTableBytes,
 	}
 	server.ServeConn(watched, &http2.ServeConnOpts{
 		// Requests end with the connection, not before it: the agent must not

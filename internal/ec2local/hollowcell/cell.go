@@ -17,6 +17,7 @@ import (
 
 	"github.com/elotl/kip/v2/internal/agent/imds"
 	"github.com/elotl/kip/v2/internal/agent/status"
+	"github.com/elotl/kip/v2/internal/agent/watches"
 	"github.com/elotl/kip/v2/internal/networkpolicy/rules"
 	"github.com/elotl/kip/v2/internal/tunnel"
 	"github.com/elotl/kip/v2/internal/userdata"
@@ -66,7 +67,9 @@ func (c *cell) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, listener) })
 	group.Go(func() error {
-		newKubelet(doc.Node.Name, instance, server.Gateway()).run(ctx)
+		gateway := watches.New(server.Gateway(), slog.New(slog.DiscardHandler))
+		defer gateway.Close()
+		newKubelet(doc.Node.Name, instance, gateway).run(ctx)
 		return nil
 	})
 	return group.Wait()

@@ -33,7 +33,7 @@ type Collection struct {
 	objects map[key]*Object
 	sorted  []*Object // of objects; nil when it must be made again
 	version uint64
-	changed chan struct{}
+	subscribers
 
 	// changes is a ring of the last ones; next is where the coming one goes.
 	changes []change
@@ -71,7 +71,6 @@ func NewCollection(kind schema.GroupVersionKind, versions *Versions, history int
 		version:  v,
 		floor:    v,
 		changes:  make([]change, 0, history),
-		changed:  make(chan struct{}),
 		synced:   make(chan struct{}),
 	}
 }
@@ -136,11 +135,11 @@ func (c *Collection) snapshot() ([]*Object, uint64) {
 }
 
 // Since implements Source.
-func (c *Collection) Since(version uint64, sel Selector, events []Event) ([]Event, uint64, <-chan struct{}, error) {
+func (c *Collection) Since(version uint64, sel Selector, events []Event) ([]Event, uint64, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if version < c.floor || version > c.version {
-		return events, version, nil, ErrExpired
+		return events, version, ErrExpired
 	}
 	// Most watches are only a few changes behind, so look from the end. (While
 	// the ring is not full next is 0.)
@@ -153,7 +152,7 @@ func (c *Collection) Since(version uint64, sel Selector, events []Event) ([]Even
 		ch := &c.changes[(c.next+i)%n]
 		events = sel.appendEvent(events, ch.before, ch.after, ch.version)
 	}
-	return events, c.version, c.changed, nil
+	return events, c.version, nil
 }
 
 // Add implements cache.ReflectorStore.
@@ -264,8 +263,7 @@ func (c *Collection) wakeAfter(version uint64) {
 	if c.version == version {
 		return
 	}
-	close(c.changed)
-	c.changed = make(chan struct{})
+	c.wakeAll()
 }
 
 // encode takes an object over from the reflector, which does not use it any

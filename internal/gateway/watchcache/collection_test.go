@@ -125,7 +125,7 @@ func TestCollectionTellsWhatASelectorSees(t *testing.T) {
 			if err := tc.change(c); err != nil {
 				t.Fatal(err)
 			}
-			events, reached, _, err := c.Since(from, tc.sel, nil)
+			events, reached, err := c.Since(from, tc.sel, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -150,20 +150,20 @@ func TestCollectionForgetsTheOldest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if events, _, _, err := c.Since(start, Selector{}, nil); err != nil || len(events) != 4 {
+	if events, _, err := c.Since(start, Selector{}, nil); err != nil || len(events) != 4 {
 		t.Fatalf("all of a full ring: %v, %v", seen(events), err)
 	}
 	if err := c.Add(service("s4", "10.0.0.1", nil)); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, _, err := c.Since(start, Selector{}, nil); !errors.Is(err, ErrExpired) {
+	if _, _, err := c.Since(start, Selector{}, nil); !errors.Is(err, ErrExpired) {
 		t.Errorf("one change too many: got %v, want ErrExpired", err)
 	}
-	if events, _, _, err := c.Since(start+1, Selector{}, nil); err != nil || !cmp.Equal(seen(events), []string{"ADDED s1", "ADDED s2", "ADDED s3", "ADDED s4"}) {
+	if events, _, err := c.Since(start+1, Selector{}, nil); err != nil || !cmp.Equal(seen(events), []string{"ADDED s1", "ADDED s2", "ADDED s3", "ADDED s4"}) {
 		t.Errorf("the rest of the ring, in order: %v, %v", seen(events), err)
 	}
 	_, now := c.List(Selector{})
-	if _, _, _, err := c.Since(now+1, Selector{}, nil); !errors.Is(err, ErrExpired) {
+	if _, _, err := c.Since(now+1, Selector{}, nil); !errors.Is(err, ErrExpired) {
 		t.Errorf("a version of the future: got %v, want ErrExpired", err)
 	}
 }
@@ -216,7 +216,7 @@ func TestCollectionReplay(t *testing.T) {
 				if r.IntN(4) > 0 {
 					continue
 				}
-				events, reached, _, err := c.Since(w.at, w.sel, nil)
+				events, reached, err := c.Since(w.at, w.sel, nil)
 				if err != nil {
 					relist(w)
 					continue
@@ -260,7 +260,7 @@ func TestSinceDoesNotAllocate(t *testing.T) {
 	sel := Selector{Fields: fields.OneTermNotEqualSelector("spec.clusterIP", "None")}
 	events := make([]Event, 0, 8)
 	allocs := testing.AllocsPerRun(100, func() {
-		if _, _, _, err := c.Since(from, sel, events[:0]); err != nil {
+		if _, _, err := c.Since(from, sel, events[:0]); err != nil {
 			t.Fatal(err)
 		}
 	})

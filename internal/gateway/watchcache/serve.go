@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -21,9 +22,9 @@ const (
 	flushSize = 64 << 10
 	// keepSize is the largest buffer that is kept for the next event.
 	keepSize = 256 << 10
-	// bookmarkInterval is how often a watch whose selector hides the changes
+	// BookmarkInterval is how often a watch whose selector hides the changes
 	// is told how far it has come, so that it can resume from there.
-	bookmarkInterval = time.Minute
+	BookmarkInterval = time.Minute
 )
 
 // buffers are lent to a watch while it writes, never while it waits: most of
@@ -68,96 +69,136 @@ type WatchOptions struct {
 	Bookmarks, InitialEventsEnd bool
 	// From is the version to resume from, without InitialEvents. 0 is now.
 	From uint64
-	// Timeout ends the watch.
-	Timeout time.Duration
-	Clock   clock.Clock
-	// Poke may be nil. A value on it means that the source may have changed
-	// without knowing it yet.
-	Poke <-chan struct{}
 }
 
-// ServeWatch answers a watch request until ctx ends or the time is over. The
-// error is ErrExpired, and nothing was answered, if the watch cannot start at
-// the version asked for.
-func ServeWatch(ctx context.Context, w http.ResponseWriter, src Source, o WatchOptions) error {
-	timeout := o.Clock.NewTimer(o.Timeout)
-	defer timeout.Stop()
-	bookmark := o.Clock.NewTimer(bookmarkInterval)
-	defer bookmark.Stop()
+// Watch is how far a watch has come. It does nothing by itself: what happened
+// since is written when its owner asks for it. Its methods are called one at a
+// time, Begin first. An error is that of the writer.
+type Watch struct {
+	src     Source
+	o       WatchOptions
+	reached uint64
+	told    uint64 // the version that the client knows it has reached
+}
 
-	stream := stream{w: w, flush: http.NewResponseController(w), kind: src.Kind()}
-	var initial []*Object
-	reached := o.From
-	if o.InitialEvents || o.From == 0 {
-		initial, reached = src.List(o.Selector)
+// NewWatch makes a watch of a source. The error is ErrExpired if it cannot start
+// at the version asked for.
+func NewWatch(src Source, o WatchOptions) (*Watch, error) {
+	x := &Watch{src: src, o: o, reached: o.From, told: o.From}
+	if !o.InitialEvents && o.From == 0 {
+		_, x.reached = src.List(o.Selector)
+		x.told = x.reached
 	}
-	if _, _, _, err := src.Since(reached, o.Selector, nil); err != nil {
-		return err
+	if o.InitialEvents {
+		return x, nil
 	}
+	_, _, err := src.Since(x.reached, o.Selector, nil)
+	return x, err
+}
+
+// Begin writes what the client is told at once.
+func (x *Watch) Begin(w io.Writer) error {
+	if !x.o.InitialEvents {
+		return nil
+	}
+	initial, version := x.src.List(x.o.Selector)
+	x.reached, x.told = version, version
+	events := make([]Event, 0, len(initial))
+	for _, object := range initial {
+		events = append(events, Event{Type: watch.Added, Object: object, Version: object.Version})
+	}
+	s := stream{w: w, kind: x.src.Kind()}
+	s.send(events)
+	if x.o.InitialEventsEnd && x.o.Bookmarks {
+		s.bookmark(version, true)
+	}
+	return s.err
+}
+
+// Next writes what happened since, and says whether that was anything. When
+// over is true it was the last: the client must begin anew, and was told so.
+func (x *Watch) Next(w io.Writer) (wrote, over bool, err error) {
+	s := stream{w: w, kind: x.src.Kind()}
+	events, reached, err := x.src.Since(x.reached, x.o.Selector, nil)
+	if err != nil {
+		s.fail(err)
+		return true, true, s.err
+	}
+	x.reached = reached
+	if len(events) == 0 {
+		return false, false, nil
+	}
+	x.told = events[len(events)-1].Version
+	s.send(events)
+	return true, false, s.err
+}
+
+// Bookmark writes how far the watch has come, if the client does not know and
+// wants to: its selector hid the changes.
+func (x *Watch) Bookmark(w io.Writer) (wrote bool, err error) {
+	if !x.o.Bookmarks || x.told >= x.reached {
+		return false, nil
+	}
+	x.told = x.reached
+	s := stream{w: w, kind: x.src.Kind()}
+	s.bookmark(x.reached, false)
+	return true, s.err
+}
+
+// Serve answers a watch request with nothing but this watch until ctx ends or
+// the time is over. Poke may be nil; a value on it means that the source may
+// have changed without knowing it yet.
+func (x *Watch) Serve(ctx context.Context, w http.ResponseWriter, timeout time.Duration, clk clock.Clock, poke <-chan struct{}) {
+	end := clk.NewTimer(timeout)
+	defer end.Stop()
+	bookmark := clk.NewTimer(BookmarkInterval)
+	defer bookmark.Stop()
+	changed := make(chan struct{}, 1)
+	defer x.src.Subscribe(func() {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	})()
+
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusOK)
-
-	if o.InitialEvents {
-		events := make([]Event, 0, len(initial))
-		for _, object := range initial {
-			events = append(events, Event{Type: watch.Added, Object: object, Version: object.Version})
-		}
-		stream.send(events)
-		if o.InitialEventsEnd && o.Bookmarks {
-			stream.bookmark(reached, true)
-		}
+	flush := http.NewResponseController(w).Flush
+	if x.Begin(w) != nil {
+		return
 	}
-	// The client learns at once that the watch stands.
-	stream.flushNow()
-
-	var (
-		events  []Event
-		changed <-chan struct{}
-		err     error
-	)
-	told := reached // the version that the client knows it has reached
-	for stream.err == nil {
-		events, reached, changed, err = src.Since(reached, o.Selector, events[:0])
-		if err != nil {
-			stream.fail(err)
-			break
+	wrote, last := true, false // the client learns at once that the watch stands
+	for {
+		more, over, err := x.Next(w)
+		if last && !over && err == nil {
+			wrote, err = x.Bookmark(w)
 		}
-		if len(events) > 0 {
-			told = events[len(events)-1].Version
-			stream.send(events)
-			stream.flushNow()
-			clear(events)
+		if err != nil || (wrote || more) && flush() != nil || over || last {
+			return
 		}
+		wrote = false
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-changed:
-		case <-o.Poke:
+		case <-poke:
 		case <-bookmark.C():
-			bookmark.Reset(bookmarkInterval)
-			if o.Bookmarks && told < reached {
-				told = reached
-				stream.bookmark(reached, false)
-				stream.flushNow()
+			bookmark.Reset(BookmarkInterval)
+			if wrote, err = x.Bookmark(w); err != nil {
+				return
 			}
-		case <-timeout.C():
-			if o.Bookmarks && told < reached {
-				stream.bookmark(reached, false)
-				stream.flushNow()
-			}
-			return nil
+		case <-end.C():
+			last = true
 		}
 	}
-	return nil
 }
 
 // stream writes the frames of one watch. After the first error, which means
 // that the client is gone, it does nothing.
 type stream struct {
-	w     http.ResponseWriter
-	flush *http.ResponseController
-	kind  schema.GroupVersionKind
-	err   error
+	w    io.Writer
+	kind schema.GroupVersionKind
+	err  error
 }
 
 func (s *stream) send(events []Event) {
@@ -204,18 +245,11 @@ func (s *stream) fail(err error) {
 		return // the watch just ends, which is right too
 	}
 	s.write([]byte(`{"type":"ERROR","object":` + string(data) + "}\n"))
-	s.flushNow()
 }
 
 func (s *stream) write(data []byte) {
 	if s.err == nil && len(data) > 0 {
 		_, s.err = s.w.Write(data)
-	}
-}
-
-func (s *stream) flushNow() {
-	if s.err == nil {
-		s.err = s.flush.Flush()
 	}
 }
 

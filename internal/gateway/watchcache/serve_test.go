@@ -17,6 +17,15 @@ import (
 	"k8s.io/utils/clock"
 )
 
+// serveWatch answers a watch for an hour.
+func serveWatch(ctx context.Context, w http.ResponseWriter, src Source, o WatchOptions) error {
+	x, err := NewWatch(src, o)
+	if err == nil {
+		x.Serve(ctx, w, time.Hour, clock.RealClock{}, nil)
+	}
+	return err
+}
+
 func TestServeWatch(t *testing.T) {
 	pod := func(phase corev1.PodPhase) *corev1.Pod {
 		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web", UID: "1"}, Status: corev1.PodStatus{Phase: phase}}
@@ -26,9 +35,7 @@ func TestServeWatch(t *testing.T) {
 		w := httptest.NewRecorder()
 		done := make(chan error)
 		go func() {
-			done <- ServeWatch(t.Context(), w, s, WatchOptions{
-				InitialEvents: true, InitialEventsEnd: true, Bookmarks: true, Timeout: time.Hour, Clock: clock.RealClock{},
-			})
+			done <- serveWatch(t.Context(), w, s, WatchOptions{InitialEvents: true, InitialEventsEnd: true, Bookmarks: true})
 		}()
 		synctest.Wait()
 		for _, phase := range []corev1.PodPhase{corev1.PodPending, corev1.PodRunning} {
@@ -60,7 +67,7 @@ func TestServeWatchFallsBehind(t *testing.T) {
 	w := &blockingWriter{ResponseRecorder: httptest.NewRecorder(), gate: make(chan struct{})}
 	done := make(chan error)
 	go func() {
-		done <- ServeWatch(t.Context(), w, c, WatchOptions{Timeout: time.Hour, Clock: clock.RealClock{}})
+		done <- serveWatch(t.Context(), w, c, WatchOptions{})
 	}()
 	w.gate <- struct{}{} // the headers
 	for _, name := range []string{"a", "b", "c", "d", "e"} {
@@ -75,7 +82,7 @@ func TestServeWatchFallsBehind(t *testing.T) {
 	if body := w.Body.String(); !strings.Contains(body, `"type":"ERROR"`) || !strings.Contains(body, `"code":410`) {
 		t.Errorf("got %s", body)
 	}
-	if err := ServeWatch(t.Context(), httptest.NewRecorder(), c, WatchOptions{From: 1, Timeout: time.Hour, Clock: clock.RealClock{}}); !errors.Is(err, ErrExpired) {
+	if _, err := NewWatch(c, WatchOptions{From: 1}); !errors.Is(err, ErrExpired) {
 		t.Errorf("a version of long ago: %v, want ErrExpired", err)
 	}
 }
@@ -101,7 +108,7 @@ func BenchmarkFiveThousandWatches(b *testing.B) {
 	w := &discard{}
 	for range watches {
 		wg.Go(func() {
-			_ = ServeWatch(ctx, w, c, WatchOptions{Timeout: time.Hour, Clock: clock.RealClock{}})
+			_ = serveWatch(ctx, w, c, WatchOptions{})
 		})
 	}
 	for w.flushed.Load() < watches {

@@ -21,8 +21,8 @@ type Single struct {
 	// born is the version at which current, or else last, came to be.
 	born uint64
 	// floor is the lowest version that can be resumed from.
-	floor   uint64
-	changed chan struct{}
+	floor uint64
+	subscribers
 }
 
 var _ Source = (*Single)(nil)
@@ -30,7 +30,7 @@ var _ Source = (*Single)(nil)
 // NewSingle returns an empty source of one kind.
 func NewSingle(kind schema.GroupVersionKind, versions *Versions) *Single {
 	v := versions.Next()
-	return &Single{kind: kind, versions: versions, version: v, born: v, floor: v, changed: make(chan struct{})}
+	return &Single{kind: kind, versions: versions, version: v, born: v, floor: v}
 }
 
 // Kind implements Source.
@@ -83,8 +83,7 @@ func (s *Single) Clear() bool {
 
 func (s *Single) advance(version uint64) {
 	s.version = version
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.wakeAll()
 }
 
 // Get returns the current state, nil if there is none, and its version.
@@ -106,13 +105,13 @@ func (s *Single) List(Selector) ([]*Object, uint64) {
 
 // Since implements Source. However many changes there were, it reports the
 // newest state as one event.
-func (s *Single) Since(version uint64, _ Selector, events []Event) ([]Event, uint64, <-chan struct{}, error) {
+func (s *Single) Since(version uint64, _ Selector, events []Event) ([]Event, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case version == s.version:
 	case version < s.floor || version > s.version:
-		return events, version, nil, ErrExpired
+		return events, version, ErrExpired
 	default:
 		// What did a client that reached version see? Nothing, if that was
 		// before the object was born, or else the object.
@@ -124,5 +123,5 @@ func (s *Single) Since(version uint64, _ Selector, events []Event) ([]Event, uin
 		}
 		events = Selector{}.appendEvent(events, seen, s.current, s.version)
 	}
-	return events, s.version, s.changed, nil
+	return events, s.version, nil
 }

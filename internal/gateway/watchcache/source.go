@@ -2,6 +2,7 @@ package watchcache
 
 import (
 	"errors"
+	"sync"
 
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -25,9 +26,46 @@ type Source interface {
 	List(Selector) ([]*Object, uint64)
 
 	// Since appends to events what happened after version to objects that
-	// match, oldest first. It returns the version thereby reached and a
-	// channel that is closed when there may be more. The error is ErrExpired.
-	Since(version uint64, sel Selector, events []Event) (all []Event, reached uint64, changed <-chan struct{}, err error)
+	// match, oldest first. It returns the version thereby reached. The error is
+	// ErrExpired.
+	Since(version uint64, sel Selector, events []Event) (all []Event, reached uint64, err error)
+
+	// Subscribe has wake called after every change, until cancel was called.
+	// wake must not block, nor call the source.
+	Subscribe(wake func()) (cancel func())
+}
+
+// subscribers are who is to be woken by a change. They have a lock of their own:
+// whoever changes the source holds that one's.
+type subscribers struct {
+	mu   sync.Mutex
+	next int
+	wake map[int]func()
+}
+
+// Subscribe implements Source.
+func (s *subscribers) Subscribe(wake func()) (cancel func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wake == nil {
+		s.wake = map[int]func(){}
+	}
+	s.next++
+	mine := s.next
+	s.wake[mine] = wake
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.wake, mine)
+	}
+}
+
+func (s *subscribers) wakeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, wake := range s.wake {
+		wake()
+	}
 }
 
 // Event is one entry of a watch.
