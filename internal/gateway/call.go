@@ -37,6 +37,8 @@ type call struct {
 	// in the answer.
 	stream *watchStream
 	number uint64
+	// ended is called when a watch has ended; may be nil.
+	ended func()
 	// filter sees what the API server answers on its way to the cell; may be nil.
 	filter func(io.Reader) io.Reader
 }

@@ -46,8 +46,11 @@
 // the endpoints only those of the cell's own pod have a node (endpoints.go), so
 // that its kube-proxy takes no other cell's for local.
 //
-// Secrets, ConfigMaps, claims, volumes, tokens and events are asked of or sent
-// to the API server at every request.
+// A ConfigMap that is listed or watched is followed at the API server once for
+// all cells whose pods refer to it (followed.go).
+//
+// Secrets, claims, volumes, tokens and events, and ConfigMaps that are got, are
+// asked of or sent to the API server at every request.
 //
 // # Watches
 //
@@ -71,7 +74,7 @@
 //	csinodes             get, create, update, patch, delete: served.
 //	secrets, configmaps  get, or list and watch of metadata.name=X: by the API
 //	                     server if the pod, or a volume bound to a claim of it,
-//	                     refers to it.
+//	                     refers to it; ConfigMaps that are followed: served.
 //	persistentvolumeclaims, persistentvolumes, volumeattachments
 //	                     get: by the API server, if it is the pod's. patch of a
 //	                     claim's status (after a volume was expanded): the same.

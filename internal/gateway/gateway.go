@@ -143,6 +143,7 @@ type Gateway struct {
 	log          *slog.Logger
 	versions     *watchcache.Versions
 	shared       []*sharedResource
+	following    following
 
 	// refusals limits the log lines about refused requests, for all cells
 	// together.
@@ -169,6 +170,7 @@ func New(config Config) (*Gateway, error) {
 		log:          config.Log,
 		refusals:     rate.NewLimiter(rate.Every(time.Second), 20),
 		cells:        map[string]*cellState{},
+		following:    following{all: map[followedKey]*followed{}},
 	}
 	if g.clock == nil {
 		g.clock = clock.RealClock{}
@@ -197,6 +199,7 @@ const sweepInterval = time.Minute
 func (g *Gateway) Start(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer g.following.stop()
 	for _, s := range g.shared {
 		wg.Go(func() { s.reflector.RunWithContext(ctx) })
 	}

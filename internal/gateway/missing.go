@@ -26,8 +26,22 @@ const maxNone = kib
 // when it says that there is none. A kubelet says so only of what it needs, and
 // late.
 func (c *call) noteMissing(answer io.Reader) io.Reader {
+	m, ok := c.ifMissing()
+	if !ok {
+		return answer
+	}
+	return &firstLine{Reader: answer, found: func(line []byte) {
+		if saysNone(line) {
+			c.tellMissing(m)
+		}
+	}}
+}
+
+// ifMissing is what to tell if the object that was asked for is not there; false
+// if nobody needs to know.
+func (c *call) ifMissing() (m Missing, ok bool) {
 	name, _ := c.req.selectedName()
-	m := Missing{Name: name}
+	m.Name = name
 	refs := optionality{name: name, all: true}
 	switch c.req.resource.Resource {
 	case "secrets":
@@ -38,15 +52,8 @@ func (c *call) noteMissing(answer io.Reader) io.Reader {
 		m.Kind = "ConfigMap"
 		eachConfigMap(c.pod, refs.see)
 	}
-	if refs.count == 0 {
-		return answer
-	}
 	m.Optional = refs.all
-	return &firstLine{Reader: answer, found: func(line []byte) {
-		if saysNone(line) {
-			c.tellMissing(m)
-		}
-	}}
+	return m, refs.count > 0
 }
 
 func (c *call) tellMissing(m Missing) {

@@ -13,7 +13,8 @@ import (
 )
 
 // What a cell may read because its pod refers to it: Secrets, ConfigMaps,
-// claims and their volumes. The API server answers, as it would the node.
+// claims and their volumes. The API server answers, as it would the node; ConfigMaps
+// that are followed are in followed.go.
 
 func (c *call) getSecret() error {
 	if err := c.refersToSecret(c.req.name); err != nil {
@@ -22,8 +23,6 @@ func (c *call) getSecret() error {
 	return c.forward(upstreamRequest{method: http.MethodGet, path: c.req.path()})
 }
 
-func (c *call) selectSecret() error { return c.forwardSelected(c.refersToSecret) }
-
 func (c *call) getConfigMap() error {
 	if err := c.refersToConfigMap(c.req.name); err != nil {
 		return err
@@ -31,16 +30,23 @@ func (c *call) getConfigMap() error {
 	return c.forward(upstreamRequest{method: http.MethodGet, path: c.req.path()})
 }
 
-func (c *call) selectConfigMap() error { return c.forwardSelected(c.refersToConfigMap) }
-
-// forwardSelected forwards a list or watch of exactly one object by name,
-// which is how a kubelet keeps up with an object that its pod refers to.
-func (c *call) forwardSelected(allowed func(name string) error) error {
+// selected is the name of the one object that a list or watch is of, which is how
+// a kubelet keeps up with what its pod refers to.
+func (c *call) selected() (string, error) {
 	name, ok := c.req.selectedName()
 	if !ok {
-		return refuse("%s can only be selected by metadata.name=NAME", c.req.resource.Resource)
+		return "", refuse("%s can only be selected by metadata.name=NAME", c.req.resource.Resource)
 	}
-	if err := allowed(name); err != nil {
+	return name, nil
+}
+
+// selectSecret forwards a list or watch of exactly one Secret by name.
+func (c *call) selectSecret() error {
+	name, err := c.selected()
+	if err != nil {
+		return err
+	}
+	if err := c.refersToSecret(name); err != nil {
 		return err
 	}
 	request := upstreamRequest{method: http.MethodGet, path: c.req.path(), query: c.req.upstreamQuery(name)}

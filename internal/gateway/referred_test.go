@@ -89,7 +89,7 @@ func TestReadsOfReferredObjects(t *testing.T) {
 		"SecretList":            {base + "secrets" + by("password") + "&resourceVersion=0", 200, []string{"GET " + base + "secrets fieldSelector=metadata.name=password resourceVersion=0"}},
 		"ConfigMap":             {base + "configmaps/settings", 200, []string{"GET " + base + "configmaps/settings"}},
 		"RootCA":                {base + "configmaps/kube-root-ca.crt", 200, []string{"GET " + base + "configmaps/kube-root-ca.crt"}},
-		"ConfigMapList":         {base + "configmaps" + by("settings"), 200, []string{"GET " + base + "configmaps fieldSelector=metadata.name=settings"}},
+		"ConfigMapList":         {base + "configmaps" + by("settings"), 200, []string{"GET " + base + "configmaps fieldSelector=metadata.name=settings", "GET " + base + "configmaps fieldSelector=metadata.name=settings resourceVersion=7 watch=true"}},
 		"OtherConfigMap":        {base + "configmaps/other", 403, nil},
 		"OtherConfigMapList":    {base + "configmaps" + by("other"), 403, nil},
 		"AllConfigMaps":         {base + "configmaps", 403, nil},
@@ -107,6 +107,9 @@ func TestReadsOfReferredObjects(t *testing.T) {
 			h.State.Bind(cell, webPod())
 			if code, body := h.do(t, "GET", tc.path, ""); code != tc.code {
 				t.Errorf("%d %s, want %d", code, body, tc.code)
+			}
+			if len(tc.upstream) > 1 {
+				eventually(t, "it is followed", func() bool { return len(h.Upstream.Requests()) == len(tc.upstream) })
 			}
 			if diff := cmp.Diff(tc.upstream, lines(h.Upstream.Requests())); diff != "" {
 				t.Errorf("at the API server: -want +got:\n%s", diff)

@@ -98,11 +98,16 @@ func (c *call) send(ctx context.Context, request upstreamRequest) (*http.Respons
 	if !c.upstreamLimit.AllowN(c.g.clock.Now(), 1) {
 		return nil, apierrors.NewTooManyRequests("the cell asks too much", 1)
 	}
+	return c.g.send(ctx, c.cell.NodeName, request)
+}
+
+// send sends a request as a virtual node. The caller closes the answer's body.
+func (g *Gateway) send(ctx context.Context, node string, request upstreamRequest) (*http.Response, error) {
 	if !plainPath.MatchString(request.path) {
 		return nil, fmt.Errorf("asking the API server: %q is not a plain path", request.path)
 	}
-	u := c.g.upstream
-	transport, err := u.transport(c.cell.NodeName)
+	u := g.upstream
+	transport, err := u.transport(node)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +131,7 @@ func (c *call) send(ctx context.Context, request upstreamRequest) (*http.Respons
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		c.g.log.WarnContext(ctx, "the API server did not answer", "cell", c.name, "path", request.path, "err", err)
+		g.log.WarnContext(ctx, "the API server did not answer", "path", request.path, "err", err)
 		return nil, unavailable("Kip cannot reach the API server")
 	}
 	return resp, nil
@@ -223,14 +228,19 @@ func (c *call) fetch(path string, into any) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		var status metav1.Status
-		if err := json.Unmarshal(data, &status); err != nil || status.Code == 0 {
-			return nil, fmt.Errorf("reading %s: status %d", path, resp.StatusCode)
-		}
-		return nil, &apierrors.StatusError{ErrStatus: status}
+		return nil, statusError(path, resp.StatusCode, data)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return data, nil
+}
+
+// statusError is the error that an answer of the API server is.
+func statusError(path string, code int, answer []byte) error {
+	var status metav1.Status
+	if err := json.Unmarshal(answer, &status); err != nil || status.Code == 0 {
+		return fmt.Errorf("reading %s: status %d", path, code)
+	}
+	return &apierrors.StatusError{ErrStatus: status}
 }

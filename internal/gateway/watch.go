@@ -38,11 +38,14 @@ func (c *call) serveWatch(src watchcache.Source, sel watchcache.Selector, own bo
 		watch.From, _ = watchcache.ParseVersion(o.resourceVersion)
 	}
 	begun, err := watchcache.NewWatch(src, watch)
+	if err == nil && c.stream != nil {
+		return c.standing(begun, src, timeout, own)
+	}
+	if c.ended != nil {
+		defer c.ended()
+	}
 	if err != nil {
 		return err
-	}
-	if c.stream != nil {
-		return c.standing(begun, src, timeout, own)
 	}
 	var poke <-chan struct{}
 	if own {

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -46,8 +47,9 @@ type streamed struct {
 	begun bool
 	// own: State pokes it.
 	own bool
-	// until is when its time is over.
+	// until is when its time is over, and over that nobody is to see more of it.
 	until time.Time
+	over  atomic.Bool
 	// stirs is guarded by the stream's mu: it is in stirred.
 	stirs bool
 	// end is called once, without a lock.
@@ -192,6 +194,9 @@ func (s *watchStream) tell() error {
 
 func (s *watchStream) next(x *streamed) (wrote, over bool, err error) {
 	w := frames{s, x.number}
+	if x.over.Load() {
+		return true, true, nil
+	}
 	if !x.begun {
 		x.begun, wrote = true, true
 		if err := x.watch.Begin(w); err != nil {
@@ -363,9 +368,18 @@ func (c *call) stand(x *streamed) error {
 func (c *call) standing(watch *watchcache.Watch, src watchcache.Source, timeout time.Duration, own bool) error {
 	x := &streamed{watch: watch, own: own, until: c.g.clock.Now().Add(timeout)}
 	stream := c.stream
-	x.end = src.Subscribe(func() { stream.stir(x) })
+	unsubscribe, ended := src.Subscribe(func() { stream.stir(x) }), c.ended
+	x.end = func() {
+		unsubscribe()
+		if ended != nil {
+			ended()
+		}
+	}
 	if err := c.stand(x); err != nil {
 		return err
+	}
+	if c.ctx != stream.ctx {
+		context.AfterFunc(c.ctx, func() { x.over.Store(true); stream.stir(x) })
 	}
 	stream.stir(x)
 	return nil

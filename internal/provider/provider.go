@@ -134,6 +134,8 @@ type podRecord struct {
 	held bool
 	// outdated is the last version of the pod that met a conflict.
 	outdated string
+	// removed: the API server agreed to remove the pod's object.
+	removed bool
 	// finished is when the pod's end was first seen with its cell still there.
 	finished time.Time
 }

@@ -288,10 +288,19 @@ func (p *Provider) deleteCell(ctx context.Context, cell *v1beta1.Cell, why strin
 }
 
 // deletePod removes the pod object. Call it only when nothing of the pod runs.
+// The cache has the pod for a while after it was removed.
 func (p *Provider) deletePod(ctx context.Context, pod *corev1.Pod) error {
+	if p.known(pod.UID).removed {
+		return nil
+	}
 	err := p.Client.Delete(ctx, pod, client.GracePeriodSeconds(0), client.Preconditions{UID: &pod.UID})
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("removing the ended pod: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r := p.records[pod.UID]; r != nil {
+		r.removed = true
 	}
 	return nil
 }

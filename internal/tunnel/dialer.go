@@ -92,7 +92,8 @@ func (d *Dialer) Transport(addr, cell string) *http.Transport {
 		// timeouts themselves.
 		DisableCompression:  true,
 		MaxIdleConnsPerHost: 4,
-		IdleConnTimeout:     90 * time.Second,
+		// A connection that may be used again is no smaller than the gateway's.
+		IdleConnTimeout: 15 * time.Second,
 	}
 }
 
