@@ -126,7 +126,7 @@ func measureIdleCells(b *testing.B, stream bool) {
 		h.State.SetPod(bound.Name, plainPod(bound.PodUID))
 	}
 	dialer := tunnel.NewDialer(tunnel.DialerConfig{
-		ClientCertificate: pki.NewClient(authority, time.Now).Certificate, Roots: authority.Roots(), Logger: slog.New(slog.DiscardHandler),
+		ClientCertificate: pki.NewClient(pki.NewAuthorities(authority), time.Now).Certificate, Roots: authority.Roots(), Logger: slog.New(slog.DiscardHandler),
 	})
 	before := measured()
 	ctx, cancel := context.WithCancel(b.Context())
