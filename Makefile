@@ -8,7 +8,7 @@ tools-bin   := .cache/tools/bin
 export GOFLAGS += -trimpath
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps bench-scale clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps bench-images bench-scale clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -157,6 +157,12 @@ bench-overhead: deps tools build ## Measure the memory a cell needs beside its p
 
 bench-configmaps: deps tools build ## Measure when changes of ConfigMaps are in pods' files (docs/benchmarks)
 	CGO_ENABLED=0 go run ./test/bench configmaps
+
+# Smaller, or longer: go run ./test/bench images --help. With CELLS=vm the share is NFS.
+BENCH_IMAGES_FLAGS ?=
+
+bench-images: deps tools build $(if $(filter vm,$(CELLS)),cell-image) ## Measure how pods start from images of up to 2 GB, pulled and cached (docs/benchmarks)
+	CGO_ENABLED=0 go run ./test/bench images --cells=$(CELLS) $(BENCH_IMAGES_FLAGS)
 
 # Smaller, or longer: go run ./test/bench scale --help.
 BENCH_SCALE_FLAGS ?=

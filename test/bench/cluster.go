@@ -27,11 +27,13 @@ const (
 	// namespace holds the measured pods.
 	namespace = "bench"
 
-	// patience bounds every wait for something that takes seconds.
-	patience = 2 * time.Minute
 	// downTimeout bounds the cleaning up, which an interrupted run does too.
 	downTimeout = 3 * time.Minute
 )
+
+// patience bounds every wait for something that takes seconds. A computer that
+// is emulated, and a pull of gigabytes, take minutes.
+var patience = 2 * time.Minute
 
 // bench is a running cluster and what reads it.
 type bench struct {

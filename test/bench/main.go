@@ -34,7 +34,7 @@ func newCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	cmd.PersistentFlags().StringVar(&root, "root", ".", "Kip's source tree, where make has built the programs")
-	cmd.AddCommand(startCommand(&root), overheadCommand(&root), configMapsCommand(&root), scaleCommand(&root))
+	cmd.AddCommand(startCommand(&root), overheadCommand(&root), configMapsCommand(&root), imagesCommand(&root), scaleCommand(&root))
 	return cmd
 }
 
@@ -84,6 +84,30 @@ func configMapsCommand(root *string) *cobra.Command {
 	cmd.Flags().IntVar(&o.updates, "updates", 500, "changes in all")
 	cmd.Flags().DurationVar(&o.over, "over", 3*time.Minute, "the time over which they are spread")
 	cmd.Flags().StringVar(&out, "out", filepath.Join("docs", "benchmarks", "configmaps.md"), "file for the report; empty: none")
+	return cmd
+}
+
+func imagesCommand(root *string) *cobra.Command {
+	o := imageOptions{}
+	out := ""
+	cmd := &cobra.Command{
+		Use: "images", Args: cobra.NoArgs,
+		Short: "Measure how pods start from large images: pulled, and from the image cache",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.cells == string(localcluster.CellsVM) && !cmd.Flags().Changed("out") {
+				out = filepath.Join("docs", "benchmarks", "images-nfs.md")
+			}
+			patience = imagePatience
+			cfg := localcluster.Config{Root: *root, Cells: localcluster.CellKind(o.cells), ImageCache: true}
+			return report(cmd, cfg, out, func(ctx context.Context, b *bench, w *document) error { return b.images(ctx, o, w) })
+		},
+	}
+	f := cmd.Flags()
+	f.IntSliceVar(&o.megabytes, "sizes", []int{50, 500, 2000}, "sizes of images in MB, the largest last")
+	f.IntVar(&o.rounds, "rounds", 5, "how often each image is started in each way")
+	f.IntVar(&o.percent, "read", 6, "how much of its image a process reads, in percent")
+	f.StringVar(&o.cells, "cells", string(localcluster.CellsContainer), "what cells are: container, or vm with a share that is NFS")
+	f.StringVar(&out, "out", filepath.Join("docs", "benchmarks", "images.md"), "file for the report, of virtual machines images-nfs.md beside it; empty: none")
 	return cmd
 }
 

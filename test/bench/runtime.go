@@ -30,12 +30,7 @@ func (m machine) runtimeTimes(ctx context.Context, pod types.UID) (t runtimeTime
 			err = fmt.Errorf("asking the container runtime of %s: %w", m.id, err)
 		}
 	}()
-	// The way into another mount namespace.
-	socket := fmt.Sprintf("/proc/%d/root%s", m.init, containerd.Socket)
-	conn, err := grpc.NewClient("passthrough:///runtime", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}))
+	conn, err := m.dialRuntime()
 	if err != nil {
 		return t, err
 	}
@@ -61,6 +56,43 @@ func (m machine) runtimeTimes(ctx context.Context, pod types.UID) (t runtimeTime
 		sandbox: time.Unix(0, sandboxes.Items[0].CreatedAt),
 		started: time.Unix(0, container.Status.StartedAt),
 	}, nil
+}
+
+// forget has the container runtime forget an image, its layers included, and
+// what the kubelet has left of a pod that was deleted: it would keep them.
+func (m machine) forget(ctx context.Context, image string, pod types.UID) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("removing an image from %s: %w", m.id, err)
+		}
+	}()
+	conn, err := m.dialRuntime()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	runtime := cri.NewRuntimeServiceClient(conn)
+	left, err := runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{podLabel: string(pod)}}})
+	if err != nil {
+		return err
+	}
+	for _, sandbox := range left.Items {
+		if _, err := runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: sandbox.Id}); err != nil {
+			return err
+		}
+	}
+	_, err = cri.NewImageServiceClient(conn).RemoveImage(ctx, &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: image}})
+	return err
+}
+
+// dialRuntime connects to the machine's containerd.
+func (m machine) dialRuntime() (*grpc.ClientConn, error) {
+	// The way into another mount namespace.
+	socket := fmt.Sprintf("/proc/%d/root%s", m.init, containerd.Socket)
+	return grpc.NewClient("passthrough:///runtime", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}))
 }
 
 // kubeletSaw is when the kubelet made the pod's directory, which it does as

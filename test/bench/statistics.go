@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// percentile is the nearest-rank one: a time that was measured. NaN-free: of
+// percentile is the nearest-rank one: a value that was measured. NaN-free: of
 // nothing it is zero.
-func percentile(times []time.Duration, p float64) time.Duration {
-	if len(times) == 0 {
+func percentile[T ~int64](values []T, p float64) T {
+	if len(values) == 0 {
 		return 0
 	}
-	sorted := slices.Sorted(slices.Values(times))
+	sorted := slices.Sorted(slices.Values(values))
 	rank := int(math.Ceil(p / 100 * float64(len(sorted))))
 	return sorted[min(max(rank, 1), len(sorted))-1]
 }
