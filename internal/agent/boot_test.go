@@ -18,6 +18,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,6 +40,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/elotl/kip/v2/internal/agent/deviceplugin"
+	"github.com/elotl/kip/v2/internal/agent/kubelet"
 	"github.com/elotl/kip/v2/internal/agent/status"
 	"github.com/elotl/kip/v2/internal/ec2local/container"
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
@@ -191,6 +194,39 @@ func TestPowerOffWithRunningPod(t *testing.T) {
 	if err != nil || !strings.Contains(string(console), "powering off") {
 		t.Errorf("the agent did not end by itself: %v\n%s", err, console)
 	}
+}
+
+// The cell's disk is full: its kubelet ends the pod for that, as on any node, and
+// an event says so.
+func TestFullDisk(t *testing.T) {
+	b := newBoot(t)
+	kip := newFakeKip(t, b.node())
+	kip.pod = b.pod()
+	if err := b.machines.Start(t.Context(), b.spec); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(t, kip)
+	kip.await("the pod is ready", time.Minute, isReady)
+
+	// A kubelet looks once, when it starts, what disks there are.
+	b.run(t, "mount", "-t", "tmpfs", "-o", "size=300m", "disk", kubelet.DataDir)
+	b.kill(t, "kubelet")
+	b.awaitStatus(t, "the kubelet has its own disk", func(s status.Status) bool {
+		return s.Services["kubelet"].Running && s.Services["kubelet"].Restarts == 1
+	})
+	b.run(t, "fallocate", "-l", "299M", kubelet.DataDir+"/full")
+	full := time.Now()
+	kip.await("an event tells of it", 2*time.Minute, func(*corev1.Pod) bool {
+		return slices.ContainsFunc(kip.events, func(e corev1.Event) bool {
+			// The latter if the kubelet sees the disk before it sees the pod again.
+			why := strings.Contains(e.Message, "low on resource: ephemeral-storage") || strings.Contains(e.Message, "DiskPressure")
+			return e.Reason == "Evicted" && e.InvolvedObject.UID == "pod-uid" && why
+		})
+	})
+	kip.await("the pod has ended", time.Minute, func(p *corev1.Pod) bool {
+		return p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded // by its containers' exit codes
+	})
+	t.Logf("%s after its disk was full the pod has ended", time.Since(full).Round(time.Second))
 }
 
 // boot is a world for one cell.
@@ -476,9 +512,26 @@ func (b *boot) askPod(t *testing.T) string {
 
 func startOf(answer string) string { return answer[strings.LastIndex(answer, " ")+1:] }
 
-// kill kills one of the cell's services from outside, where it is a process of
-// the host in one of the machine's cgroups.
+// kill kills one of the cell's services from outside.
 func (b *boot) kill(t *testing.T, service string) {
+	t.Helper()
+	if err := syscall.Kill(b.pid(t, service), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run runs a program among the machine's files.
+func (b *boot) run(t *testing.T, command ...string) {
+	t.Helper()
+	args := append([]string{"--target", strconv.Itoa(b.pid(t, "init")), "--mount"}, command...)
+	if out, err := exec.Command("nsenter", args...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", command, err, out)
+	}
+}
+
+// pid finds a program of the cell where it is a process of the host in one of the
+// machine's cgroups.
+func (b *boot) pid(t *testing.T, service string) (pid int) {
 	t.Helper()
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
@@ -487,16 +540,13 @@ func (b *boot) kill(t *testing.T, service string) {
 		if !strings.Contains(string(groups), b.spec.ID) || strings.TrimSpace(string(comm)) != service {
 			continue
 		}
-		var pid int
 		if _, err := fmt.Sscan(filepath.Base(dir), &pid); err != nil {
 			t.Fatal(err)
 		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
-		return
+		return pid
 	}
 	t.Fatalf("the cell runs no %s", service)
+	return 0
 }
 
 // dump shows what the cell said, after a failure.

@@ -32,6 +32,7 @@ type fakeKip struct {
 	// watchers of pods.
 	watchers map[chan metav1.WatchEvent]bool
 	// interruptions are the bodies of the agent's reports.
+	events        []corev1.Event
 	interruptions []string
 	// report is the last that the agent told of the pod's use.
 	report report.Report
@@ -123,13 +124,14 @@ func (k *fakeKip) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	})
 	mux.HandleFunc("POST "+report.Path, k.takeReport)
 	mux.HandleFunc("POST /kip/v1/registry-credentials", k.registryCredentials)
+	mux.HandleFunc("POST /api/v1/namespaces/{ns}/events", k.takeEvent)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Method == http.MethodGet && (strings.Contains(r.URL.Path, "/namespaces/") || strings.Contains(r.URL.Path, "/csinodes/")):
 			notFound(w)
 		case r.Method == http.MethodGet:
 			k.list(w, r, map[string]any{"kind": "List", "apiVersion": "v1", "metadata": k.listMeta(), "items": []any{}})
-		default: // leases, events: taken and given back
+		default: // leases: taken and given back
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusCreated)
 			_, _ = io.Copy(w, r.Body)
@@ -151,6 +153,19 @@ func (k *fakeKip) takeReport(_ http.ResponseWriter, r *http.Request) {
 	defer k.mu.Unlock()
 	k.report = told
 	k.poke()
+}
+
+func (k *fakeKip) takeEvent(w http.ResponseWriter, r *http.Request) {
+	var event corev1.Event
+	if err := json.NewDecoder(r.Body).Decode(&event); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.events = append(k.events, event)
+	k.poke()
+	reply(w, http.StatusCreated, event)
 }
 
 func (k *fakeKip) registryCredentials(w http.ResponseWriter, r *http.Request) {
