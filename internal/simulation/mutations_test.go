@@ -59,7 +59,7 @@ var mutations = map[string]mutation{
 	},
 	"a stopped instance is as good as running": {
 		reason: "nothing runs in it, and it comes back as another", file: "cell/lifecycle/follow.go",
-		old: "		if !i.State.Alive() {",
+		old: "		if !i.State.Alive() && !mayBeStopped(s.cell, i.State) {",
 		new: "		if i.State == \"terminated\" {",
 	},
 	"the use is not counted": {
@@ -74,8 +74,8 @@ var mutations = map[string]mutation{
 	},
 	"no boot timeout": {
 		reason: "an instance that does not boot is replaced", file: "cell/lifecycle/follow.go",
-		old: "left > 0 {\n		return reconcile.Result{RequeueAfter: left}, nil\n	}\n	r.metrics.bootTimeouts.Inc()",
-		new: "left > 0 || true {\n		return reconcile.Result{RequeueAfter: time.Minute}, nil\n	}\n	r.metrics.bootTimeouts.Inc()",
+		old: "	case left <= 0:\n		return r.neverUp(ctx, s)",
+		new: "	case left <= 0:\n		return reconcile.Result{RequeueAfter: time.Minute}, nil",
 	},
 	"the next cell at once": {
 		reason: "the pod may still run in the cell that ends", file: "provider/reconcile.go",
