@@ -112,6 +112,11 @@ chaos: deps-test tools build ## Kill parts of a cluster and its cells for DURATI
 	CGO_ENABLED=0 KIP_E2E=1 KIP_CHAOS_FOR=$(DURATION) KIP_CHAOS_SEED=$(SEED) go test ./test/e2e -run '^TestChaos$$' -v -count=1 -timeout 24h \
 		-artifacts -outputdir $(CURDIR)/.cache/artifacts
 
+# Also: KIP_E2E_IMAGE_CACHE=1 for all tests of whole clusters (docs/development.md).
+.PHONY: test-image-cache
+test-image-cache: deps-test tools tools-test build ## Tests of clusters with an image cache, some of Kubernetes' own among them (Linux, root)
+	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_IMAGE_CACHE=1 go test ./test/e2e -run 'TestImageCache|TestPrivateRegistry|TestECR|TestConformance' -v -count=1 -timeout 40m
+
 attack: ## A million bent requests of a cell against the gateway, others each time
 	KIP_GATEWAY_REQUESTS=1000000 KIP_GATEWAY_SEED=$$(date +%s) go test ./internal/gateway -run 'TestAttack$$' -count=1 -v
 

@@ -22,6 +22,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"github.com/elotl/kip/v2/api/v1beta1"
 	"github.com/elotl/kip/v2/internal/cloudprovider"
 	"github.com/elotl/kip/v2/internal/cloudprovider/aws"
 	"github.com/elotl/kip/v2/internal/config"
@@ -129,6 +130,8 @@ func fillImageCache(ctx context.Context, o cacheOptions, log *slog.Logger) error
 	defer share.Close()
 	mgr, err := newManager(restConfig, o.Options, func(m *ctrl.Options) {
 		m.LeaderElection, m.LeaderElectionID, m.LeaderElectionNamespace = true, imageCacheSecret, o.Namespace
+		// Whose pods it sees: Kips of other virtual nodes do not wait for it.
+		m.LeaderElectionLabels = map[string]string{v1beta1.LabelNode: o.NodeName}
 		// What ends with its context has ended when another one may begin.
 		m.LeaderElectionReleaseOnCancel = true
 	})
@@ -257,13 +260,14 @@ func imageGrants(mgr ctrl.Manager, c *rest.Config, kube kubernetes.Interface, o 
 	return grants.New(grants.Config{
 		Images: mgr.GetAPIReader(), PullSecrets: pullSecrets(node), Registries: registries, Places: places,
 		Keys:    func(ctx context.Context) (*store.Keys, error) { return imageCacheKeys(ctx, kube, o.Namespace) },
-		Filled:  func(ctx context.Context) (bool, error) { return imageCacheFilled(ctx, kube, o.Namespace) },
+		Filled:  func(ctx context.Context) (bool, error) { return imageCacheFilled(ctx, kube, o.Namespace, o.NodeName) },
 		Metrics: metrics.Registry, Logger: log,
 	})
 }
 
-// imageCacheFilled tells whether a kip image-cache works: it renews its lease.
-func imageCacheFilled(ctx context.Context, client kubernetes.Interface, namespace string) (bool, error) {
+// imageCacheFilled tells whether a kip image-cache works with the images of this
+// node's pods: it renews its lease.
+func imageCacheFilled(ctx context.Context, client kubernetes.Interface, namespace, node string) (bool, error) {
 	lease, err := client.CoordinationV1().Leases(namespace).Get(ctx, imageCacheSecret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return false, nil
@@ -272,7 +276,7 @@ func imageCacheFilled(ctx context.Context, client kubernetes.Interface, namespac
 		return false, fmt.Errorf("looking for the image cache's controller: %w", err)
 	}
 	holder, renewed, lasts := lease.Spec.HolderIdentity, lease.Spec.RenewTime, lease.Spec.LeaseDurationSeconds
-	if holder == nil || *holder == "" || renewed == nil || lasts == nil {
+	if lease.Labels[v1beta1.LabelNode] != node || holder == nil || *holder == "" || renewed == nil || lasts == nil {
 		return false, nil
 	}
 	return time.Since(renewed.Time) < time.Duration(*lasts)*time.Second, nil
