@@ -85,6 +85,7 @@ func (k *kip) kill() {
 	k.world.tell("kip%d is dead", k.number)
 	close(k.gone)
 	k.cancel()
+	k.frozen = time.Time{} // what it had sent is on its way, and was not held by it
 	for _, m := range k.world.sortedMachines() {
 		if m.conn != nil && m.conn.kip == k {
 			m.cut()

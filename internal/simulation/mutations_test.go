@@ -112,11 +112,6 @@ var mutations = map[string]mutation{
 		old: "	return end.Add(killSlack)",
 		new: "	return end.Add(-time.Hour)",
 	},
-	"a silent kubelet is waited for": {
-		reason: "a deletion has an end although the kubelet does not answer", file: "provider/end.go",
-		old: "	return end.Add(killSlack)",
-		new: "	return p.Clock.Now().Add(killSlack)",
-	},
 	"deleted while it enrols": {
 		reason: "a pod that was not started is removed only if that is still so", file: "provider/end.go",
 		old: "	cell, err := p.liveCell(ctx, cached)\n	switch {",
