@@ -218,7 +218,9 @@ func TestSameNameLeadsAtOnce(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("it leads after %s", took)
 		}
-		<-killed.ended
+		if err := <-killed.ended; err == nil {
+			t.Error("the killed one lost its lead and did not say so")
+		}
 		again.end(t)
 	})
 }

@@ -133,7 +133,7 @@ func (k *extraKip) await(state string) time.Duration {
 		select {
 		case err := <-k.ended:
 			k.ended <- err
-			return fmt.Errorf("it ended: %v", err)
+			return fmt.Errorf("it ended: %w", err)
 		default:
 		}
 		is, err := k.state(ctx)

@@ -75,7 +75,9 @@ func TestKeptStopped(t *testing.T) {
 	w.add(keptStopped)
 	w.until("booting", func() bool { return w.cell().Status.Phase == v1beta1.CellBooting })
 	for range 100 {
-		w.tick()
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := w.cloud.Calls(cloudprovidertest.Stop); n != 0 {
 		t.Fatal("it is stopped before it has booted")
@@ -94,7 +96,9 @@ func TestKeptStopped(t *testing.T) {
 	}
 	w.writes = 0
 	for range 100 {
-		w.tick()
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if n := w.cloud.Calls(cloudprovidertest.Stop); n != 1 || w.writes != 0 {
 		t.Errorf("while nothing happens it was asked %d times to stop, and written %d times", n, w.writes)
@@ -233,7 +237,9 @@ func TestStartWaitsForRoom(t *testing.T) {
 	}
 	w.take()
 	for range 10 {
-		w.tick()
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.want(v1beta1.CellStopped, v1beta1.ReasonLimitReached)
 	if n := w.cloud.Calls(cloudprovidertest.Start); n != 0 {

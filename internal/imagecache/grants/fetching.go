@@ -78,7 +78,7 @@ func (s *Source) appearing(ctx context.Context, pod *corev1.Pod, i image, asked 
 		return there, nil
 	}
 	// Nobody waits for a controller that is away. If that cannot be known, it is.
-	if filled, err := s.cfg.Filled(ctx); err != nil || !filled {
+	if filled, failed := s.cfg.Filled(ctx); failed != nil || !filled {
 		return there, nil
 	}
 	there, err = s.await(ctx, i, earlier(until, asked.Add(s.hold)), func(now state) bool { return now.known })
