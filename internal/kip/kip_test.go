@@ -266,7 +266,7 @@ func TestCommandErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := NewCommand()
-			cmd.SetArgs(tc.args)
+			cmd.SetArgs(append([]string{"--health-listen=0"}, tc.args...)) // another Kip may run here
 			cmd.SetOut(&bytes.Buffer{})
 			cmd.SetErr(&bytes.Buffer{})
 			if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
