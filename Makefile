@@ -8,7 +8,7 @@ tools-bin   := .cache/tools/bin
 export GOFLAGS += -trimpath
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm generate lint verify attack conformance bench-start bench-overhead bench-configmaps bench-images bench-scale clean
+.PHONY: help up down status deps deps-test deps-vm tools tools-dev tools-test build image push cell-image ami stock-image cell-software test test-unit test-e2e test-vm test-nfs generate lint verify attack conformance bench-start bench-overhead bench-configmaps bench-images bench-scale clean
 
 help: ## Print this
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -140,6 +140,10 @@ test-vm: deps deps-test cell-image stock-image ## Tests of cells that are virtua
 	KIP_VM=1 go test -p 1 ./hack/cellimage ./internal/ec2local/vm ./internal/cloudprovider/aws/ami -v -count=1 -timeout 15m
 	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=vm go test ./test/e2e -run '^TestJob$$' -v -count=1 -timeout 30m
 	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=stock go test ./test/e2e -run '^TestJob$$' -v -count=1 -timeout 30m
+	$(MAKE) --no-print-directory test-nfs
+
+test-nfs: deps deps-test cell-image ## Test of virtual machines that mount the image cache by NFS (Linux on amd64, root)
+	CGO_ENABLED=0 KIP_E2E=1 KIP_E2E_CELLS=vm KIP_E2E_IMAGE_CACHE=1 go test ./test/e2e -run '^TestImageCacheByNFS$$' -v -count=1 -timeout 30m
 
 lint: tools-dev ## Check style and known mistakes
 	$(tools-bin)/golangci-lint run

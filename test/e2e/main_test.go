@@ -60,7 +60,8 @@ func run(m *testing.M) (code int) {
 		// As a process: the tests kill it, and read its log.
 		Kip: localcluster.KipProcess,
 		// make test-vm has virtual machines instead of sandboxes.
-		Cells: localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
+		Cells:      localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
+		ImageCache: os.Getenv("KIP_E2E_IMAGE_CACHE") == "1",
 	}
 	cfg.ImageCache = withImageCache()
 	if cfg.Cells == localcluster.CellsVM || cfg.Cells == localcluster.CellsStock {

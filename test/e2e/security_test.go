@@ -316,7 +316,7 @@ func (m machine) userData(t *testing.T) []byte {
 	return ask(http.MethodGet, "user-data", "X-aws-ec2-metadata-token", string(token))
 }
 
-// metric returns the sum of a metric of Kip's over its labels.
+// metric returns a series of Kip's, or the sum of a metric over its labels.
 func metric(ctx context.Context, name string) (sum float64, err error) {
 	var settings struct {
 		Port int `json:"metricsPort"`
@@ -340,7 +340,7 @@ func metric(ctx context.Context, name string) (sum float64, err error) {
 	found := false
 	for line := range strings.Lines(string(text)) {
 		series, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if bare, _, _ := strings.Cut(series, "{"); !ok || bare != name {
+		if bare, _, _ := strings.Cut(series, "{"); !ok || bare != name && series != name {
 			continue
 		}
 		var v float64
