@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -69,7 +70,7 @@ func (r *Reconciler) stopOnceUp(ctx context.Context, s *scope) (reconcile.Result
 	if err := r.write(ctx, s); err != nil {
 		return reconcile.Result{}, err
 	}
-	return r.keepStopped(ctx, s)
+	return r.stop(ctx, s)
 }
 
 // keepStopped sees to it that the instance stops and stays so, until the cell has
@@ -90,6 +91,19 @@ func (r *Reconciler) keepStopped(ctx context.Context, s *scope) (reconcile.Resul
 	case state == cloudprovider.StateStopping, s.now.Sub(s.mem.stopAsked) < askAgain:
 		return reconcile.Result{RequeueAfter: askAgain}, nil
 	}
+	// The cache may be old, and another Kip have started it for a pod.
+	live := &v1beta1.Cell{}
+	if err := r.cfg.Live.Get(ctx, client.ObjectKeyFromObject(s.cell), live); err != nil {
+		return reconcile.Result{}, fmt.Errorf("reading cell %s before its instance is stopped: %w", s.cell.Name, err)
+	}
+	if live.ResourceVersion != s.cell.ResourceVersion {
+		return reconcile.Result{RequeueAfter: time.Second}, nil
+	}
+	return r.stop(ctx, s)
+}
+
+// stop asks the cloud for it. The Cell must be known to say so.
+func (r *Reconciler) stop(ctx context.Context, s *scope) (reconcile.Result, error) {
 	err := r.ask(s, func(c cloudprovider.Stopper) error { return c.Stop(ctx, s.cell.Status.InstanceID) })
 	if err == nil {
 		s.mem.stopAsked = s.now

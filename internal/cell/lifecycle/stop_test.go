@@ -206,6 +206,25 @@ func TestStartedByHand(t *testing.T) {
 	w.want(v1beta1.CellStopped, v1beta1.ReasonStopped)
 }
 
+// TestStartedByAnotherKip: one whose cache is old does not stop it again.
+func TestStartedByAnotherKip(t *testing.T) {
+	w := stoppedWorld(t)
+	w.stop()
+	old := w.cell()
+	w.take()
+	w.until("it runs", func() bool { return w.instance().State == cloudprovider.StateRunning })
+	w.cached = func(string) (*v1beta1.Cell, bool) { return old, true }
+	w.boot(&mortal{})
+	for range 100 {
+		if err := w.tick(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := w.cloud.Calls(cloudprovidertest.Stop); n != 1 || w.instance().State != cloudprovider.StateRunning {
+		t.Errorf("it was stopped %d times", n)
+	}
+}
+
 // TestDoesNotComeUpAgain: the time to boot counts from the start.
 func TestDoesNotComeUpAgain(t *testing.T) {
 	w := stoppedWorld(t)
