@@ -317,3 +317,21 @@ func TestCellOfPod(t *testing.T) {
 		t.Errorf("%+v, %v", pods, err)
 	}
 }
+
+// TestPodsAreAsTheirKubeletsSay: somebody who has seen the pod run in the API
+// server finds it running at the node, though Kip's cache has not heard of it.
+func TestPodsAreAsTheirKubeletsSay(t *testing.T) {
+	w := newWorld(t)
+	w.add()
+	w.must()
+	w.lifecycle(enrolled)
+	w.report(statusOf(corev1.PodRunning))
+	pods, err := w.kip.Pods(t.Context())
+	if err != nil || len(pods.Items) != 1 {
+		t.Fatalf("%+v, %v", pods, err)
+	}
+	got := pods.Items[0].Status
+	if got.Phase != corev1.PodRunning || len(got.ContainerStatuses) != 1 || got.ContainerStatuses[0].State.Running == nil {
+		t.Errorf("%+v", got)
+	}
+}
