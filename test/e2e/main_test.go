@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -151,10 +150,6 @@ func end(keep bool) error {
 	return nil
 }
 
-// forbidden is how the API server refuses something to Kip itself. What it
-// refuses to Kip in the name of the virtual node is another matter.
-var forbidden = regexp.MustCompile(`(?m)^.*forbidden: User \\*"system:serviceaccount:kip:kip-(provider|image-cache)\\*".*$`)
-
 // checkRights: Kip runs under its own account with the ClusterRole that ships.
 // After all tests, nothing that it wanted was refused.
 func checkRights() error {
@@ -169,7 +164,11 @@ func checkRights() error {
 		}
 		log = append(log, filling...)
 	}
-	if line := forbidden.Find(log); line != nil {
+	line, err := lacking(context.Background(), log)
+	if err != nil {
+		return err
+	}
+	if line != "" {
 		return fmt.Errorf("the rights in kustomize/ lack one that Kip needs: %s", line)
 	}
 	if len(log) == 0 {
