@@ -92,11 +92,7 @@ func TestBoot(t *testing.T) {
 	kip.pod.Spec.Containers[0].Image = privateImage
 
 	start := time.Now()
-	if err := b.machines.Start(t.Context(), b.spec); err != nil {
-		t.Fatal(err)
-	}
-	b.connect(t, kip)
-	kip.await("the pod is ready", time.Minute, isReady)
+	b.up(t, kip, kip)
 	kip.mu.Lock()
 	if want := privateRegistry + "/pod"; len(kip.images) != 1 || kip.images[0] != want {
 		t.Errorf("the kubelet asked for credentials of %v, want those of %s once", kip.images, want)
@@ -177,11 +173,7 @@ func TestPowerOffWithRunningPod(t *testing.T) {
 	b := newBoot(t)
 	kip := newFakeKip(t, b.node())
 	kip.pod = b.pod()
-	if err := b.machines.Start(t.Context(), b.spec); err != nil {
-		t.Fatal(err)
-	}
-	b.connect(t, kip)
-	kip.await("the pod is ready", time.Minute, isReady)
+	b.up(t, kip, kip)
 
 	start := time.Now()
 	if err := b.machines.PowerOff(t.Context(), b.spec.ID, false); err != nil {
@@ -202,11 +194,7 @@ func TestFullDisk(t *testing.T) {
 	b := newBoot(t)
 	kip := newFakeKip(t, b.node())
 	kip.pod = b.pod()
-	if err := b.machines.Start(t.Context(), b.spec); err != nil {
-		t.Fatal(err)
-	}
-	b.connect(t, kip)
-	kip.await("the pod is ready", time.Minute, isReady)
+	b.up(t, kip, kip)
 
 	// A kubelet looks once, when it starts, what disks there are.
 	b.run(t, "mount", "-t", "tmpfs", "-o", "size=300m", "disk", kubelet.DataDir)
@@ -358,6 +346,17 @@ func (b *boot) identify(t *testing.T, mirrors ...userdata.Mirror) {
 
 func (b *boot) address() string {
 	return net.JoinHostPort(b.spec.NIC.PrimaryIP.Addr().String(), fmt.Sprint(tunnel.Port))
+}
+
+// up starts the machine and waits until the pod that Kip shows it is ready.
+// gateway is how the agent reaches Kip.
+func (b *boot) up(t *testing.T, kip *fakeKip, gateway http.Handler) {
+	t.Helper()
+	if err := b.machines.Start(t.Context(), b.spec); err != nil {
+		t.Fatal(err)
+	}
+	b.connect(t, gateway)
+	kip.await("the pod is ready", time.Minute, isReady)
 }
 
 // connect does Kip's part: wait for the cell, enrol it, serve its gateway.

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -76,11 +75,7 @@ func TestBootFromImageCache(t *testing.T) {
 		defer mu.Unlock()
 		reports = append(reports, string(body))
 	})
-	if err := b.machines.Start(t.Context(), b.spec); err != nil {
-		t.Fatal(err)
-	}
-	b.connect(t, mux)
-	kip.await("the pod is ready", time.Minute, isReady)
+	b.up(t, kip, mux)
 	b.open(t)
 	first := b.askPod(t)
 

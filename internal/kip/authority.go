@@ -26,6 +26,12 @@ const (
 	previousCert, previousKey = "previous.crt", "previous.key"
 )
 
+// kept is an authority in the Secret, and what it does.
+type kept struct {
+	*pki.Authority
+	does string
+}
+
 // authority reads Kip's certificate authorities and makes one at the first start.
 func authority(ctx context.Context, client kubernetes.Interface, namespace string) (*pki.Authorities, error) {
 	secrets := client.CoreV1().Secrets(namespace)
@@ -49,29 +55,33 @@ func authority(ctx context.Context, client kubernetes.Interface, namespace strin
 
 // authoritiesIn reads the Secret.
 func authoritiesIn(secret *corev1.Secret) (*pki.Authorities, error) {
-	load := func(cert, key string) (*pki.Authority, error) {
-		a, err := pki.Load(secret.Data[cert], secret.Data[key])
-		if err != nil {
-			return nil, fmt.Errorf("certificate authority in Secret %s/%s, %s and %s: %w", secret.Namespace, secret.Name, cert, key, err)
-		}
-		return a, nil
-	}
-	signer, err := load(signerCert, signerKey)
+	all, err := keptIn(secret)
 	if err != nil {
 		return nil, err
 	}
 	var others []*pki.Authority
-	for _, keys := range [][2]string{{nextCert, nextKey}, {previousCert, previousKey}} {
-		if len(secret.Data[keys[0]]) == 0 {
+	for _, k := range all[1:] {
+		others = append(others, k.Authority)
+	}
+	return pki.NewAuthorities(all[0].Authority, others...), nil
+}
+
+// keptIn reads what the Secret holds, the authority that signs first.
+func keptIn(secret *corev1.Secret) ([]kept, error) {
+	var all []kept
+	for _, k := range []struct{ cert, key, does string }{
+		{signerCert, signerKey, "signs"}, {nextCert, nextKey, "will sign"}, {previousCert, previousKey, "signed"},
+	} {
+		if k.cert != signerCert && len(secret.Data[k.cert]) == 0 {
 			continue
 		}
-		other, err := load(keys[0], keys[1])
+		a, err := pki.Load(secret.Data[k.cert], secret.Data[k.key])
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("certificate authority in Secret %s/%s, %s and %s: %w", secret.Namespace, secret.Name, k.cert, k.key, err)
 		}
-		others = append(others, other)
+		all = append(all, kept{a, k.does})
 	}
-	return pki.NewAuthorities(signer, others...), nil
+	return all, nil
 }
 
 func newAuthority(namespace string) (*corev1.Secret, error) {

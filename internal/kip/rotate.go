@@ -10,8 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-
-	"github.com/elotl/kip/v2/internal/pki"
 )
 
 // rotation is a step of replacing the certificate authority. The steps follow one
@@ -137,17 +135,12 @@ func showAuthorities(ctx context.Context, kube kubernetes.Interface, namespace s
 	if err != nil {
 		return fmt.Errorf("reading the certificate authority: %w", err)
 	}
-	for _, kind := range []struct{ cert, key, does string }{
-		{signerCert, signerKey, "signs"}, {nextCert, nextKey, "will sign"}, {previousCert, previousKey, "signed"},
-	} {
-		if len(secret.Data[kind.cert]) == 0 {
-			continue
-		}
-		a, err := pki.Load(secret.Data[kind.cert], secret.Data[kind.key])
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", kind.cert, err)
-		}
-		fmt.Fprintf(w, "%s  %-9s  until %s\n", a.ID(), kind.does, a.NotAfter().UTC().Format("2006-01-02"))
+	all, err := keptIn(secret)
+	if err != nil {
+		return err
+	}
+	for _, k := range all {
+		fmt.Fprintf(w, "%s  %-9s  until %s\n", k.ID(), k.does, k.NotAfter().UTC().Format("2006-01-02"))
 	}
 	return nil
 }

@@ -21,10 +21,10 @@ const (
 	nfsPort = 2049
 )
 
-// hasNFS says whether the image cache's share is an export: virtual machines
-// have a kernel of their own, which has a client.
+// hasNFS says whether the image cache's share is an export: the kernel of virtual
+// machines has a client.
 func (c *Cluster) hasNFS() bool {
-	return c.ImageCache && (c.Cells == CellsVM || c.Cells == CellsStock)
+	return c.ImageCache && c.Cells.Virtual()
 }
 
 // nfsServer exports the image cache's share to cells, on the machine's address in

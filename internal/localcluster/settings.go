@@ -60,7 +60,7 @@ func loadSettings(dir, name string) (settings, error) {
 			return s, fmt.Errorf("%s: %w", path, err)
 		}
 		if s.Name != name {
-			return s, fmt.Errorf("%s holds cluster %q, not %q", dir, s.Name, name)
+			return s, fmt.Errorf("%s holds cluster %q, not %q: give it --name %s", dir, s.Name, name, s.Name)
 		}
 		return s, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/elotl/kip/v2/internal/ec2local/machine"
+	"github.com/elotl/kip/v2/internal/ec2local/vpcnet"
 )
 
 // Received is what an instance's interface has got since it was launched, in
@@ -26,7 +27,7 @@ func (c *Cluster) Received(instance string) (bytes int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	vpc, err := netns.GetFromName("kip-" + c.settings.Name + "-vpc")
+	vpc, err := netns.GetFromName(vpcnet.Config{Cluster: c.settings.Name}.NamespaceName())
 	if err != nil {
 		return 0, err
 	}

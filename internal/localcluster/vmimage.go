@@ -41,6 +41,9 @@ const (
 	CellsHollow CellKind = "hollow"
 )
 
+// Virtual says whether cells are virtual machines, with a kernel of their own.
+func (k CellKind) Virtual() bool { return k == CellsVM || k == CellsStock }
+
 // cellKinds are all of them, the default first.
 var cellKinds = []string{string(CellsContainer), string(CellsVM), string(CellsStock), string(CellsHollow)}
 

@@ -23,6 +23,7 @@ import (
 	ctrlcache "sigs.k8s.io/controller-runtime/pkg/cache"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell"
 )
 
 const (
@@ -95,10 +96,9 @@ func named(what string, err error) error {
 }
 
 // rateLimiter backs off per pod only; the library's default also limits the
-// sum of all pods to 10 a second. And not for long: controller-runtime's default
-// would come back to a pod a quarter of an hour after the API server did.
+// sum of all pods to 10 a second.
 func rateLimiter[T comparable]() workqueue.TypedRateLimiter[T] {
-	return workqueue.NewTypedItemExponentialFailureRateLimiter[T](5*time.Millisecond, 15*time.Second)
+	return cell.Retries[T](5 * time.Millisecond)
 }
 
 // retryForEver keeps the library from forgetting a pod after 20 failures.

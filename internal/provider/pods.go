@@ -79,14 +79,9 @@ func (p *Provider) Pods(ctx context.Context) (*corev1.PodList, error) {
 		return nil, fmt.Errorf("listing the pods of the node: %w", err)
 	}
 	for i := range pods.Items {
+		// The cache may be behind what a kubelet said, and the API server has.
 		pod := &pods.Items[i]
-		if terminal(pod.Status.Phase) {
-			continue
-		}
-		// The cache may be behind what its kubelet said, and the API server has.
-		newest := p.newestStatus(pod)
-		pod.Status.Phase, pod.Status.ContainerStatuses = newest.Phase, newest.ContainerStatuses
-		pod.Status.InitContainerStatuses, pod.Status.EphemeralContainerStatuses = newest.InitContainerStatuses, newest.EphemeralContainerStatuses
+		pod.Status = latest(&pod.Status, p.known(pod.UID).reported)
 	}
 	// A kubelet's list has no version, and the cache's none that means anything.
 	pods.TypeMeta, pods.ListMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "PodList"}, metav1.ListMeta{}

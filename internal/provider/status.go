@@ -35,12 +35,18 @@ func byKubelet(t corev1.PodConditionType) bool {
 // compose is the pod's status as Kip knows it: what the kubelet reported last,
 // conditions of others from the API server, and the CellReady condition.
 func compose(api, reported *corev1.PodStatus, cellReady corev1.PodCondition) corev1.PodStatus {
-	status := *api.DeepCopy()
-	if reported != nil && (!terminal(api.Phase) || terminal(reported.Phase)) {
-		status = *reported.DeepCopy()
-		status.Conditions = mergeConditions(api.Conditions, status.Conditions, byKubelet)
-	}
+	status := latest(api, reported)
 	setCondition(&status, cellReady)
+	return status
+}
+
+// latest is compose without the CellReady condition.
+func latest(api, reported *corev1.PodStatus) corev1.PodStatus {
+	if reported == nil || terminal(api.Phase) && !terminal(reported.Phase) {
+		return *api.DeepCopy()
+	}
+	status := *reported.DeepCopy()
+	status.Conditions = mergeConditions(api.Conditions, status.Conditions, byKubelet)
 	return status
 }
 

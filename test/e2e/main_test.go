@@ -60,10 +60,9 @@ func run(m *testing.M) (code int) {
 		Kip: localcluster.KipProcess,
 		// make test-vm has virtual machines instead of sandboxes.
 		Cells:      localcluster.CellKind(os.Getenv("KIP_E2E_CELLS")),
-		ImageCache: os.Getenv("KIP_E2E_IMAGE_CACHE") == "1",
+		ImageCache: withImageCache(),
 	}
-	cfg.ImageCache = withImageCache()
-	if cfg.Cells == localcluster.CellsVM || cfg.Cells == localcluster.CellsStock {
+	if cfg.Cells.Virtual() {
 		patience = 10 * time.Minute
 	}
 	if keep {

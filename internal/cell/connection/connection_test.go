@@ -246,8 +246,6 @@ func TestEnrolledWithoutKip(t *testing.T) {
 	k.waitConnected(cellName)
 }
 
-// Kip dies, or its call fails, before or after each call of an enrolment. The
-// next Kip, or the next attempt, finishes it with the same key.
 // A cell that was given up, which the cache does not know yet, takes no pod any
 // more: what becomes of that was decided as of one that never ran.
 func TestNoEnrolmentInACellThatEnds(t *testing.T) {
@@ -275,6 +273,8 @@ func TestNoEnrolmentInACellThatEnds(t *testing.T) {
 	}
 }
 
+// Kip dies, or its call fails, before or after each call of an enrolment. The
+// next Kip, or the next attempt, finishes it with the same key.
 func TestFaultsWhileEnrolling(t *testing.T) {
 	conflict := apierrors.NewConflict(schema.GroupResource{Resource: "cells"}, cellName, errors.New("written by another"))
 	away := errors.New("the API server is away")

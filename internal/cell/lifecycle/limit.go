@@ -93,10 +93,19 @@ func (r *Reconciler) settled(ctx context.Context, s *scope) (bool, error) {
 	if !s.mem.doubtful {
 		return true, nil
 	}
+	newest, err := r.newest(ctx, s)
+	if err != nil {
+		return false, fmt.Errorf("after a write without an answer: %w", err)
+	}
+	s.mem.doubtful = !newest
+	return newest, nil
+}
+
+// newest reports that the Cell is as the API server has it.
+func (r *Reconciler) newest(ctx context.Context, s *scope) (bool, error) {
 	live := &v1beta1.Cell{}
 	if err := r.cfg.Live.Get(ctx, client.ObjectKeyFromObject(s.cell), live); err != nil {
-		return false, fmt.Errorf("reading cell %s after a write without an answer: %w", s.cell.Name, err)
+		return false, fmt.Errorf("reading cell %s: %w", s.cell.Name, err)
 	}
-	s.mem.doubtful = live.ResourceVersion != s.cell.ResourceVersion
-	return !s.mem.doubtful, nil
+	return live.ResourceVersion == s.cell.ResourceVersion, nil
 }

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
@@ -92,11 +91,11 @@ func (r *Reconciler) keepStopped(ctx context.Context, s *scope) (reconcile.Resul
 		return reconcile.Result{RequeueAfter: askAgain}, nil
 	}
 	// The cache may be old, and another Kip have started it for a pod.
-	live := &v1beta1.Cell{}
-	if err := r.cfg.Live.Get(ctx, client.ObjectKeyFromObject(s.cell), live); err != nil {
-		return reconcile.Result{}, fmt.Errorf("reading cell %s before its instance is stopped: %w", s.cell.Name, err)
+	newest, err := r.newest(ctx, s)
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("before the instance is stopped: %w", err)
 	}
-	if live.ResourceVersion != s.cell.ResourceVersion {
+	if !newest {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	return r.stop(ctx, s)

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/elotl/kip/v2/api/v1beta1"
+	"github.com/elotl/kip/v2/internal/cell"
 )
 
 // indexWaiting finds the cells of a node that wait for a pod.
@@ -46,9 +47,7 @@ func (c *Controller) SetupWithManager(ctx context.Context, mgr ctrl.Manager) err
 		})).
 		WithOptions(controller.Options{
 			MaxConcurrentReconciles: 1,
-			// The default would come back a quarter of an hour after an API server that
-			// was away.
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](50*time.Millisecond, 15*time.Second),
+			RateLimiter:             cell.Retries[reconcile.Request](50 * time.Millisecond),
 		}).
 		Complete(c)
 	if err != nil {

@@ -58,7 +58,8 @@ func (c Config) lastBlock(host byte) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func (c Config) namespaceName() string { return "kip-" + c.Cluster + "-vpc" }
+// NamespaceName is that of the VPC's network namespace.
+func (c Config) NamespaceName() string { return "kip-" + c.Cluster + "-vpc" }
 
 // HostLink is the name of the host's interface into the VPC.
 func (c Config) HostLink() string { return "kip-" + c.Cluster }

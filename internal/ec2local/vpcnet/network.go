@@ -46,7 +46,7 @@ func Open(ctx context.Context, c Config) (_ *Network, err error) {
 	if err := checkConflicts(c); err != nil {
 		return nil, err
 	}
-	ns, created, err := openNamespace(c.namespaceName())
+	ns, created, err := openNamespace(c.NamespaceName())
 	if err != nil {
 		return nil, err
 	}
@@ -265,5 +265,5 @@ func Destroy(c Config) error {
 	case !errors.As(err, &notFound):
 		return fmt.Errorf("finding the link %s: %w", c.HostLink(), err)
 	}
-	return deleteNamespace(c.namespaceName())
+	return deleteNamespace(c.NamespaceName())
 }

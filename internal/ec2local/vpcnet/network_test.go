@@ -193,7 +193,7 @@ func TestLifecycle(t *testing.T) {
 	if err := again.Destroy(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Lstat(filepath.Join(namespaceDir, testConfig().namespaceName())); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(filepath.Join(namespaceDir, testConfig().NamespaceName())); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the namespace after Destroy: %v", err)
 	}
 	if _, err := netlink.LinkByName(testConfig().HostLink()); err == nil {
@@ -220,7 +220,7 @@ func TestOpenAfterInterruption(t *testing.T) {
 				if err := n.Destroy(); err != nil {
 					t.Fatal(err)
 				}
-				if err := os.WriteFile(filepath.Join(namespaceDir, c.namespaceName()), nil, 0o444); err != nil {
+				if err := os.WriteFile(filepath.Join(namespaceDir, c.NamespaceName()), nil, 0o444); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -240,7 +240,7 @@ func TestOpenAfterInterruption(t *testing.T) {
 		"NoNamespace": {
 			reason: "The namespace lost its name, and the link's other end hangs in it.",
 			damage: func(t *testing.T, _ *Network) {
-				if err := deleteNamespace(c.namespaceName()); err != nil {
+				if err := deleteNamespace(c.NamespaceName()); err != nil {
 					t.Fatal(err)
 				}
 			},
@@ -286,7 +286,7 @@ func TestOpenConflict(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		if _, err := os.Lstat(filepath.Join(namespaceDir, c.namespaceName())); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Lstat(filepath.Join(namespaceDir, c.NamespaceName())); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s: a refused Open left its namespace (%v)", name, err)
 		}
 	}
