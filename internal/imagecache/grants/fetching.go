@@ -77,13 +77,18 @@ func (s *Source) appearing(ctx context.Context, pod *corev1.Pod, i image, asked 
 	if !time.Now().Before(until) {
 		return there, nil
 	}
-	// Nobody waits for a controller that is away. If that cannot be known, it is.
-	if filled, failed := s.cfg.Filled(ctx); failed != nil || !filled {
-		return there, nil
+	if !s.filled(ctx) {
+		return there, nil // nobody waits for a controller that is away
 	}
 	there, err = s.await(ctx, i, earlier(until, asked.Add(s.hold)), func(now state) bool { return now.known })
 	there.coming = there.coming || !there.known && time.Now().Before(until)
 	return there, err
+}
+
+// filled says whether the controller is there. If that cannot be known, it is not.
+func (s *Source) filled(ctx context.Context) bool {
+	there, err := s.cfg.Filled(ctx)
+	return err == nil && there
 }
 
 // arriving returns what the cache has of an image that is being fetched as soon as
